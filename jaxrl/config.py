@@ -1,0 +1,391 @@
+"""The configuration of a run: every setting that a user may change, once, with unit, range and source.
+
+A setting is one line of a frozen section below; flags, help, docs/flags.md and config.json are made from
+it. Dotted names ("replay.capacity") are the flag names. Units: env_steps count the action repeat and all
+environments, agent_steps are decisions, updates gradient steps. A period of 0 means never. Sources:
+"dreamerv3" is danijar/dreamerv3 of May 2026 (configs.yaml and the code that reads it), "DreamerV3 2023"
+its first release, "Atari-100k" that benchmark as dreamerv3 runs it, "own choice" ours. A section's
+`source` holds where a leaf names none.
+
+Standard library only: reading a configuration must not cost an import of jax.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import ClassVar, NamedTuple, TypeVar
+
+Value = int | float | bool | str
+V = TypeVar("V", int, float, bool, str)
+
+DREAMER = "dreamerv3"
+OWN = "own choice"
+BENCHMARK = "Atari-100k"
+LARGEST = 10**12  # of a whole number whose leaf names no bound
+SIZES = {"1m": 512, "12m": 2048, "25m": 3072, "50m": 4096, "100m": 6144, "200m": 8192, "400m": 12288}
+DTYPES = ("auto", "float32", "bfloat16")
+KINDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "printable text"}
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used: one line with its name, value, rule and remedy."""
+
+    def __init__(self, message: str):
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+
+
+class Widths(NamedTuple):
+    """Widths of a world model."""
+
+    deter: int  # recurrent state
+    hidden: int  # layers of the recurrent core
+    classes: int  # of each categorical latent
+    depth: int  # base channels of the image encoder and decoder
+    units: int  # layers of the heads
+
+
+DEBUG_WIDTHS = Widths(deter=64, hidden=16, classes=4, depth=2, units=16)
+
+
+class Leaf(NamedTuple):
+    """One setting: its value in a config, and what the schema says about it."""
+
+    value: Value
+    default: Value
+    doc: str
+    unit: str
+    source: str
+    type: type
+    choices: tuple[str, ...]  # allowed strings; () if free
+    low: float | None  # inclusive bounds; None if free
+    high: float | None
+
+    @property
+    def rule(self) -> str:
+        """The range in words; "" where there is none."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.low is None or self.high is None:
+            return "" if self.low is None else f"at least {self.low:g}"
+        return f"{show(self.type(self.low))} to {show(self.type(self.high))}"
+
+
+def leaf(default: V, doc: str, unit: str = "", source: str = "", *, low=None, high=None, choices=()) -> V:
+    """Declares a setting. `low` and `high` are inclusive; `choices` are the allowed strings."""
+    item = Leaf(default, default, doc, unit, source, type(default), tuple(choices), low, high)
+    return dataclasses.field(default=default, metadata={"leaf": item})
+
+
+def show(value: object) -> str:
+    """A value as one would type it, cut if it is very long."""
+    if isinstance(value, bool | float):
+        return str(value).lower()
+    text = f"{value:_}" if isinstance(value, int) else str(value)
+    return text if 0 < len(text) <= 80 else repr(text[:80])
+
+
+def nearest(name: str, names: Iterable[str], prefix: str = "", otherwise: str = "--help lists all") -> str:
+    """The remedy for an unknown name: the one that was probably meant, or where to look."""
+    name, names = name[:80].lower().replace("-", "_"), list(names)
+    near = [n for n in names if n.endswith("." + name)] or difflib.get_close_matches(name, names, 1)
+    return f"did you mean {' or '.join(prefix + n for n in near)}?" if near else otherwise
+
+
+def _leaves(section: "Section") -> dict[str, Leaf]:
+    items = {}
+    for field in dataclasses.fields(section):
+        if item := field.metadata.get("leaf"):
+            value, source = getattr(section, field.name), item.source or section.source
+            items[section.prefix + field.name] = item._replace(value=value, source=source)
+    return items
+
+
+def _checked(name: str, item: Leaf) -> Value:
+    """The value of a setting as its own type; ConfigError unless type, range and choice are right."""
+    value, rule, remedy = item.value, item.rule, f"for example {name}={show(item.default)}"
+    if item.type is float and type(value) is int and abs(value) <= LARGEST:
+        value = float(value)
+    if type(value) is not item.type or (isinstance(value, float) and not math.isfinite(value)):
+        rule = KINDS[item.type]
+    elif isinstance(value, str):
+        if value in item.choices or (not item.choices and value.isprintable()):
+            return value
+        rule, remedy = rule or KINDS[str], nearest(value, item.choices) if item.choices else remedy
+    elif value > LARGEST:
+        rule = f"at most {LARGEST:_}"
+    elif (item.low is None or value >= item.low) and (item.high is None or value <= item.high):
+        return value
+    raise ConfigError(f"{name}={show(item.value)}: must be {rule} ({item.doc}); {remedy}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+    """A group of settings; each is checked (type, range, choices) when the section is made."""
+
+    prefix: ClassVar[str] = ""
+    source: ClassVar[str] = OWN
+
+    def __post_init__(self):
+        for name, item in _leaves(self).items():
+            object.__setattr__(self, name.removeprefix(self.prefix), _checked(name, item))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvConfig(Section):
+    prefix, source = "env.", BENCHMARK
+    num_envs: int = leaf(1, "training environments stepped together", "environments", low=1, high=65_536)
+    action_repeat: int = leaf(4, "simulator steps that an action is held for", "env_steps", low=1, high=1_000)
+    size: int = leaf(64, "height and width of an image observation", "pixels", low=8, high=512)
+    gray: bool = leaf(False, "one grey channel instead of RGB")
+    stack: int = leaf(1, "newest frames shown together, as channels", "frames", low=1, high=16)
+    sticky: float = leaf(0.0, "chance that a simulator step repeats the action before", low=0, high=1)
+    full_actions: bool = leaf(False, "all 18 Atari actions instead of the game's minimal set")
+    noops: int = leaf(30, "most random no-ops that start an episode", "frames", low=0, high=10_000)
+    fire_reset: bool = leaf(False, "press FIRE when an episode starts")
+    lives: str = leaf("unused", "what a lost life ends", choices=("unused", "terminal", "discount"))
+    clip_reward: bool = leaf(False, "train on the sign of the reward; scores stay raw")
+    time_limit: int = leaf(108_000, "length at which an episode is cut; 0 = none", "env_steps", low=0)
+    threads: int = leaf(0, "simulator threads; 0 = as many as useful", source=OWN, low=0, high=4_096)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(Section):
+    prefix, source = "model.", DREAMER
+    size: str = leaf("auto", "in parameters; auto = 12m, 1m on a CPU", choices=("auto", "debug", *SIZES))
+    deter: int = leaf(0, "width of the recurrent state; 0 = from model.size", "units", low=0, high=65_536)
+    hidden: int = leaf(0, "width of the recurrent core; 0 = from model.size", "units", low=0, high=16_384)
+    classes: int = leaf(0, "classes of each latent; 0 = from model.size", "classes", low=0, high=256)
+    depth: int = leaf(0, "channels of the image layers; 0 = from model.size", "channels", low=0, high=1_024)
+    units: int = leaf(0, "width of the heads; 0 = from model.size", "units", low=0, high=16_384)
+    stoch: int = leaf(32, "categorical latents of a state", "latents", low=1, high=1_024)
+    blocks: int = leaf(8, "independent blocks of the recurrent core", "blocks", low=1, high=1_024)
+    unimix: float = leaf(0.01, "uniform share mixed into the latents' distributions", low=0, high=0.99)
+    actor_unimix: float = leaf(0.0, "uniform share of a discrete policy; 0.01 in 2023", low=0, high=0.99)
+    bins: int = leaf(255, "bins of reward and value; odd, so that one is 0", "bins", low=3, high=4_095)
+    compute_dtype: str = leaf("auto", "activations; auto = bfloat16, float32 on a CPU", choices=DTYPES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig(Section):
+    prefix, source = "loss.", DREAMER
+    rec: float = leaf(1.0, "scale of the reconstruction loss", low=0)
+    rew: float = leaf(1.0, "scale of the reward loss", low=0)
+    con: float = leaf(1.0, "scale of the continuation loss", low=0)
+    dyn: float = leaf(1.0, "scale of the loss that moves the prior to the posterior", low=0)
+    rep: float = leaf(0.1, "scale of the loss that moves the posterior to the prior", low=0)
+    policy: float = leaf(1.0, "scale of the policy loss", low=0)
+    value: float = leaf(1.0, "scale of the value loss on imagined states", low=0)
+    repval: float = leaf(0.3, "scale of the value loss on replayed states", low=0)
+    free_nats: float = leaf(1.0, "divergence of a step below which dyn and rep are constant", "nats", low=0)
+    contdisc: bool = leaf(True, "the continuation head predicts the discount too")
+    horizon: int = leaf(15, "imagined steps from each replayed state", "agent_steps", low=1, high=1_000)
+    discount_horizon: float = leaf(333.0, "h of the discount 1 - 1/h", "agent_steps", low=1)
+    lam: float = leaf(0.95, "lambda of the lambda-return", low=0, high=1)
+    entropy: float = leaf(3e-4, "scale of the policy's entropy bonus", "1 / nats", low=0)
+    return_rate: float = leaf(0.01, "rate of the return percentiles", "1 / updates", low=1e-6, high=1)
+    return_low: float = leaf(5.0, "lower percentile of returns", "percent", low=0, high=100)
+    return_high: float = leaf(95.0, "upper percentile of returns", "percent", low=0, high=100)
+    return_limit: float = leaf(1.0, "smallest scale that returns are divided by", "reward", low=1e-8)
+    slow_rate: float = leaf(0.02, "rate of the slow critic", "1 / updates", low=1e-6, high=1)
+    slow_reg: float = leaf(1.0, "scale of the critic's pull to the slow critic", low=0)
+    slow_target: bool = leaf(False, "returns bootstrap from the slow critic")
+    reward_grad: bool = leaf(True, "the reward loss shapes the world model")
+    repval_grad: bool = leaf(True, "the value loss on replayed states shapes the world model")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptConfig(Section):
+    prefix, source = "opt.", DREAMER
+    name: str = leaf("laprop", "optimizer", choices=("laprop", "adam"))
+    lr: float = leaf(4e-5, "learning rate after the warm-up", low=0, high=1)
+    agc: float = leaf(0.3, "largest gradient norm of a tensor over its own norm; 0 = off", low=0)
+    agc_min: float = leaf(1e-3, "smallest norm of a tensor that opt.agc assumes", low=0)
+    clip: float = leaf(0.0, "largest gradient norm of all tensors together; 0 = off", low=0)
+    beta1: float = leaf(0.9, "decay of the momentum", low=0, high=0.999999)
+    beta2: float = leaf(0.999, "decay of the mean square", low=0, high=0.999999)
+    eps: float = leaf(1e-20, "added to the root of the mean square", low=1e-30)
+    warmup: int = leaf(1_000, "length of the linear warm-up from 0", "updates", low=0)
+    anneal: int = leaf(0, "when a cosine reaches a tenth of opt.lr; 0 = constant", "updates", low=0)
+    weight_decay: float = leaf(0.0, "decoupled weight decay of kernels", "1 / updates", low=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplayConfig(Section):
+    prefix = "replay."
+    capacity: int = leaf(1_000_000, "rows over all environments", "agent_steps", "DreamerV3 2023", low=1)
+    budget_gb: float = leaf(0.0, "memory that replay may take; 0 = half of its device's", "GB", low=0)
+    placement: str = leaf("device", "memory that holds replay", choices=("device", "host"))
+    context: bool = leaf(True, "sequences start from stored latents; false = from zeros", source=DREAMER)
+    online: bool = leaf(True, "the newest sequences are trained on first, once each", source=DREAMER)
+    holdout: float = leaf(0.0, "share of episodes kept out of training and reported", low=0, high=0.5)
+    save_episodes: bool = leaf(False, "write training episodes to episodes/ as npz")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig(Section):
+    prefix = "eval."
+    num_envs: int = leaf(0, "in parallel; 0 = eval_eps or 8, the smaller", "environments", low=0, high=65_536)
+    mode: str = leaf("sample", "drawn or likeliest actions", source=DREAMER, choices=("sample", "mode"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TerminalConfig(Section):
+    prefix = "terminal."
+    filter: str = leaf(".*", "regular expression; metrics in which it is found are shown", source=DREAMER)
+    style: str = leaf("auto", "auto = rich or, in a file, plain", choices=("auto", "rich", "plain", "off"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorboardConfig(Section):
+    prefix = "tensorboard."
+    enabled: bool = leaf(True, "write TensorBoard files to tb/")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig(Section):
+    prefix = "checkpoint."
+    enabled: bool = leaf(True, "save checkpoints, and continue from them")
+    replay: bool = leaf(True, "store replay too; without it a continued run fills it anew")
+    keep: int = leaf(2, "newest checkpoints kept", "checkpoints", low=1, high=1_000)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RuntimeConfig(Section):
+    prefix = "runtime."
+    compile_cache: str = leaf("auto", "folder of compiled programs; auto = a folder of ours", "path")
+    mem_fraction: float = leaf(0.0, "GPU memory taken at start; 0 = as JAX decides", low=0, high=0.99)
+    matmul_precision: str = leaf("default", "of float32 products", choices=("default", "high", "highest"))
+    debug_nans: bool = leaf(False, "stop at the operation that makes a NaN; slow")
+    transfer_guard: bool = leaf(True, "implicit transfers to and from devices are errors", source=DREAMER)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Section):
+    """A whole run. Rules between settings are checked when it is made."""
+
+    agent: str = leaf("dreamer", "learner; random learns nothing", choices=("dreamer", "random"))
+    task: str = leaf("atari_pong", "suite and task: atari_<game> or toy_<name>", source=BENCHMARK)
+    steps: int = leaf(400_000, "length of the run", "env_steps", BENCHMARK, low=1)
+    seed: int = leaf(0, "seed of everything random", low=0, high=1_000_000_000)
+    batch_size: int = leaf(16, "sequences of an update", "sequences", DREAMER, low=1, high=65_536)
+    batch_length: int = leaf(64, "rows of a sequence, T", "agent_steps", DREAMER, low=2, high=65_536)
+    train_ratio: float = leaf(256.0, "replayed agent_steps per collected one", source=DREAMER, low=0)
+    warmup: int = leaf(0, "wait before the first update; 0 = for one sequence", "agent_steps", low=0)
+    overlap: bool = leaf(False, "act with the parameters before the newest update, while it is computed")
+    log_every: int = leaf(2_000, "period of metrics; 0 = never", "env_steps", low=0)
+    eval_every: int = leaf(40_000, "period of evaluations; 0 = never", "env_steps", low=0)
+    eval_eps: int = leaf(10, "episodes of an evaluation", "episodes", low=1, high=100_000)
+    eval_initial: bool = leaf(False, "evaluate at step 0 too", source="DreamerV3 2023 atari100k")
+    save_every: int = leaf(0, "period of checkpoints; 0 = by save_seconds only", "env_steps", low=0)
+    save_seconds: float = leaf(900.0, "period of checkpoints in time; 0 = never", "seconds", DREAMER, low=0)
+    logdir: str = leaf("", "run directory; empty = runs/<config>/<task>-<time>-<seed>", "path")
+    device: str = leaf("auto", "error if a named one is missing", choices=("auto", "cpu", "gpu", "tpu"))
+    env: EnvConfig = EnvConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    opt: OptConfig = OptConfig()
+    replay: ReplayConfig = ReplayConfig()
+    eval: EvalConfig = EvalConfig()
+    terminal: TerminalConfig = TerminalConfig()
+    tensorboard: TensorboardConfig = TensorboardConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        for field in dataclasses.fields(self):
+            if not field.metadata and type(getattr(self, field.name)) is not type(field.default):
+                raise ConfigError(
+                    f"{field.name}: must be a section; write {type(field.default).__name__}(...)"
+                )
+        for name, rule, example in _broken(self):
+            raise ConfigError(
+                f"{name}={show(leaves(self)[name].value)}: must be {rule}; for example {example}"
+            )
+
+
+def leaves(config: Config) -> dict[str, Leaf]:
+    """Every setting by dotted name: the top level first, then section by section."""
+    found = _leaves(config)
+    for field in dataclasses.fields(config):
+        if not field.metadata:
+            found |= _leaves(getattr(config, field.name))
+    return found
+
+
+def replace(config: Config, changes: Mapping[str, Value]) -> Config:
+    """The config with some settings changed, by dotted name: `replace(config, {"replay.capacity": 5})`."""
+    known, parts = leaves(config), {"": {}}
+    for name, value in changes.items():
+        if name not in known:
+            raise ConfigError(f"{name}={show(value)}: unknown setting; {nearest(name, known)}")
+        section, _, field = name.rpartition(".")
+        parts.setdefault(section, {})[field] = value
+    changed = parts.pop("")
+    for section, values in parts.items():
+        changed[section] = dataclasses.replace(getattr(config, section), **values)
+    return dataclasses.replace(config, **changed)
+
+
+def to_dict(config: Config) -> dict[str, Value]:
+    """Flat {dotted name: value}, as config.json holds it."""
+    return {name: item.value for name, item in leaves(config).items()}
+
+
+def from_dict(values: Mapping[str, Value]) -> Config:
+    """Inverse of `to_dict`: a missing name has its default, an unknown one is a ConfigError."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"config={show(values)}: must be a mapping of setting names to values")
+    return replace(Config(), values)
+
+
+def difference(a: Config, b: Config) -> dict[str, tuple[Value, Value]]:
+    """{dotted name: (value in a, value in b)} where they differ."""
+    other = to_dict(b)
+    return {name: (value, other[name]) for name, value in to_dict(a).items() if value != other[name]}
+
+
+def model_widths(model: ModelConfig) -> Widths:
+    """Widths of a model of resolved size: h = U = D/8, C = depth = D/128; explicit ones win."""
+    if model.size == "auto":
+        raise ConfigError("model.size=auto: has no widths yet; resolve it to a size first")
+    base = DEBUG_WIDTHS
+    if width := SIZES.get(model.size):
+        base = Widths(width, width // 8, width // 128, width // 128, width // 8)
+    widths = Widths(*(getattr(model, name) or value for name, value in base._asdict().items()))
+    for name, total in (("the recurrent width", widths.deter), ("4 * the image depth", 4 * widths.depth)):
+        if total % model.blocks:
+            raise ConfigError(
+                f"model.blocks={model.blocks}: must divide {name} = {total}; for example model.blocks=1"
+            )
+    return widths
+
+
+def _broken(c: Config) -> Iterator[tuple[str, str, str]]:
+    """(name, rule, setting that would do) of each broken rule that is more than a range."""
+    size, limit, repeat = c.env.size, c.env.time_limit, c.env.action_repeat
+    rows, need = c.replay.capacity // c.env.num_envs, c.batch_length + 1
+    if rows < need:
+        kept = f"the {rows} rows of each environment (replay.capacity / env.num_envs)"
+        yield "batch_length", f"less than {kept}", f"replay.capacity={need * c.env.num_envs}"
+    if len(c.task) > 64 or not re.fullmatch("[a-z0-9]+_[a-z0-9_]+", c.task):
+        yield "task", "suite_task in small letters, at most 64 of them", "task=atari_pong"
+    if c.agent == "dreamer" and (size % 16 or not 48 <= size <= 256):
+        yield "env.size", "a multiple of 16 from 48 to 256 with agent=dreamer", "env.size=64"
+    if 0 < limit < repeat:
+        yield "env.time_limit", f"0 or at least env.action_repeat={repeat}", "env.time_limit=0"
+    if c.model.bins % 2 == 0:
+        yield "model.bins", "odd, so that one bin is 0", f"model.bins={c.model.bins + 1}"
+    if c.loss.return_low >= c.loss.return_high:
+        yield "loss.return_low", f"below loss.return_high={c.loss.return_high}", "loss.return_low=5"
+    if 0 < c.opt.anneal <= c.opt.warmup:
+        yield "opt.anneal", f"0 or above opt.warmup={c.opt.warmup}", "opt.anneal=0"
+    if not c.runtime.compile_cache:
+        yield "runtime.compile_cache", "auto, off or a folder", "runtime.compile_cache=auto"
+    try:
+        re.compile(c.terminal.filter)
+    except (re.error, OverflowError, RecursionError) as error:
+        yield "terminal.filter", f"a regular expression ({error})", "terminal.filter=.*"
+    model_widths(dataclasses.replace(c.model, size="1m") if c.model.size == "auto" else c.model)

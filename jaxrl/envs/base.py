@@ -1,0 +1,168 @@
+"""What every environment shares: the checked half of a HostEnv, and the DeviceEnv convention.
+
+A HostEnv (jaxrl/types.py) is numpy in, numpy out. `CheckedEnv` holds what is the same for all of them:
+actions are checked before they reach a backend, turns are kept (send, recv, send, ...), and `outcome`
+says what a score counts. A DeviceEnv is pure JAX, one environment, no batch axis; `hosted.Hosted`
+turns it into a HostEnv.
+"""
+
+import abc
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from flax import struct
+
+from jaxrl.types import Continuous, Discrete, Key, Spaces, Step
+
+
+class Outcome(NamedTuple):
+    """What a score counts, of the row that was received last.
+
+    The same as the row's reward and `is_last`, except where the learner is shown something else than
+    the game: clipped rewards, or a lost life as the end of an episode (Atari).
+    """
+
+    reward: np.ndarray  # [N] f32, unclipped, of the whole game
+    is_over: np.ndarray  # [N] bool, the game is over (a lost life is not) or was cut by a time limit
+
+
+class CheckedEnv(abc.ABC):
+    """A HostEnv but for its backend, which subclasses provide as `_start`, `_launch`, `_collect`, `_stop`."""
+
+    def __init__(self, spaces: Spaces, *, num_envs: int, action_repeat: int):
+        self.spaces = spaces
+        self.num_envs = num_envs
+        self.action_repeat = action_repeat
+        self.outcome: Outcome | None = None  # of the last row; None before the first
+        self._pending = False
+        self._closed = False
+
+    def reset(self) -> Step:
+        """Starts all N episodes, whatever was going on; every row is `is_first`."""
+        self._check_open()
+        if self._pending:
+            self._collect()
+            self._pending = False
+        return self._start()
+
+    def send(self, action: np.ndarray) -> None:
+        """Starts one step of all N environments and returns before they have stepped.
+
+        Args:
+          action: [N] integers in [0, n), or [N, A] floats in [-1, 1]. Copied: the caller may reuse it.
+
+        Raises:
+          ValueError: naming what is wrong with the action; nothing was stepped.
+          RuntimeError: before `reset`, after `close`, or when the previous step was not received.
+        """
+        self._check_open()
+        if self._pending:
+            raise RuntimeError("send() twice: recv() the previous step first")
+        if self.outcome is None:
+            raise RuntimeError("send() before reset()")
+        self._launch(check_action(action, self.spaces.action, self.num_envs))
+        self._pending = True
+
+    def recv(self) -> Step:
+        """Waits for the step that `send` started."""
+        self._check_open()
+        if not self._pending:  # a backend would wait for ever
+            raise RuntimeError("recv() without send()")
+        self._pending = False
+        return self._collect()
+
+    def snapshot(self) -> Any | None:
+        """None: this backend cannot save its state; a resumed run begins new episodes."""
+        return None
+
+    def restore(self, snapshot: Any) -> Step:
+        del snapshot
+        raise RuntimeError(f"{type(self).__name__} cannot restore a state; call reset() instead")
+
+    def close(self) -> None:
+        """Frees the backend. A second call does nothing."""
+        if self._closed:
+            return
+        if self._pending:  # a pool that is freed while it steps may never return
+            self._collect()
+        self._pending, self._closed = False, True
+        self._stop()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this environment was closed")
+
+    @abc.abstractmethod
+    def _start(self) -> Step: ...
+
+    @abc.abstractmethod
+    def _launch(self, action: np.ndarray) -> None: ...
+
+    @abc.abstractmethod
+    def _collect(self) -> Step: ...
+
+    @abc.abstractmethod
+    def _stop(self) -> None: ...
+
+
+def check_action(action: np.ndarray, space: Discrete | Continuous, num_envs: int) -> np.ndarray:
+    """A fresh contiguous copy of `action` with the space's dtype.
+
+    EnvPool does not check: a wrong length aborts the process, NaN or INT_MAX kill it with a
+    segmentation fault, and other numbers out of range are read beyond the action table in silence.
+
+    Args:
+      action: [N] of any integer dtype, or [N, A] of any float dtype.
+
+    Raises:
+      ValueError: wrong type, dtype, shape, a number that is not finite or out of bounds.
+    """
+    shape = (num_envs, *space.shape)
+    kinds, name = ("iu", "integers") if isinstance(space, Discrete) else ("f", "floats")
+    if not isinstance(action, np.ndarray):
+        raise ValueError(f"action must be a numpy array of {name} {list(shape)}, got {type(action).__name__}")
+    if action.dtype.kind not in kinds or action.shape != shape:
+        raise ValueError(f"action must be {name} {list(shape)}, got {action.dtype} {list(action.shape)}")
+    if isinstance(space, Discrete):
+        if action.min() < 0 or action.max() >= space.n:
+            where = int(np.flatnonzero((action < 0) | (action >= space.n))[0])
+            raise ValueError(f"action[{where}]={action[where]} is outside [0, {space.n})")
+    elif not (np.abs(action) <= 1).all():  # written so that NaN fails too
+        where = tuple(int(i) for i in np.argwhere(~(np.abs(action) <= 1))[0])
+        raise ValueError(f"action{list(where)}={action[where]} is not finite or outside [-1, 1]")
+    return np.array(action, space.dtype, order="C")
+
+
+def env_seeds(seed: int, num_envs: int) -> np.ndarray:
+    """[N] u32 in [0, 2^31): seed of each environment.
+
+    Not `seed + i`, which would make environment 1 of seed 0 the same as environment 0 of seed 1.
+    Environment i has the same seed whatever N is.
+    """
+    return np.random.SeedSequence(seed).generate_state(num_envs, np.uint32) >> 1
+
+
+@struct.dataclass(kw_only=True)
+class State:
+    """State of one device environment, no batch axis. Names are those of Brax and MuJoCo Playground."""
+
+    data: Any  # pytree, the simulator's own
+    obs: dict[str, jax.Array]  # leaves [...]: what arrived with the reward
+    reward: jax.Array  # [] f32, 0 after reset
+    done: jax.Array  # [] f32, 1 where the episode is over, for whatever reason
+    metrics: dict[str, jax.Array]  # name -> [] f32
+    info: dict[str, jax.Array]  # "truncation" [] f32: 1 where `done` is a time limit, not a terminal state
+
+
+class DeviceEnv(Protocol):
+    """One environment as pure functions; hashable, since it is a static argument of the compiled step."""
+
+    @property
+    def spaces(self) -> Spaces: ...
+
+    def reset(self, key: Key) -> State: ...
+
+    def step(self, state: State, action: jax.Array) -> State:
+        """One simulator step. The state's structure, shapes and dtypes do not change."""
+        ...

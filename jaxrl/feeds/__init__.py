@@ -1,0 +1,1 @@
+"""Where the batch of an update comes from."""

@@ -1,0 +1,153 @@
+"""The learner as the loop sees it: init, act, update, validate."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jaxrl.config import Config
+from jaxrl.learners.dreamer import losses as L
+from jaxrl.learners.dreamer.model import Latent, Model
+from jaxrl.learners.optimizer import learning_rate, make_optimizer
+from jaxrl.metrics import Last, Mean, Sum
+from jaxrl.types import (
+    ActOutput,
+    Batch,
+    Continuous,
+    Key,
+    Learner,
+    Metrics,
+    Params,
+    Spaces,
+    Step,
+    UpdateOutput,
+)
+
+POLICY = ("enc", "dyn", "pol")  # networks that acting needs
+
+
+@struct.dataclass(kw_only=True)
+class DreamerState:
+    params: Params  # f32, by network
+    slow: Params  # slow critic, an average of params["val"]
+    opt: optax.OptState
+    returns: L.ReturnRange
+
+
+@struct.dataclass(kw_only=True)
+class DreamerCarry:
+    latent: Latent  # [N], state after the newest row
+    action: jax.Array  # [N, A] f32, encoded action chosen there
+
+
+@dataclasses.dataclass(frozen=True)
+class Dreamer:
+    """The functions of the bundle, bound to one config and one set of spaces."""
+
+    model: Model
+
+    @property
+    def config(self) -> Config:
+        return self.model.config
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.config.opt)
+
+    def init(self, key: Key) -> DreamerState:
+        params = self.model.init(key)
+        return DreamerState(
+            params=params,
+            slow=jax.tree.map(jnp.copy, params["val"]),
+            opt=self.optimizer.init(params),
+            returns=L.ReturnRange(low=jnp.zeros(()), high=jnp.zeros(())),
+        )
+
+    def initial_carry(self, n: int) -> DreamerCarry:
+        return DreamerCarry(latent=self.model.zeros((n,)), action=jnp.zeros((n, self.model.action_width)))
+
+    def act(self, p: Params, carry: DreamerCarry, step: Step, key: Key, mode: str) -> ActOutput:
+        """The posterior is sampled in every mode, as in the reference; `mode` decides about the action."""
+        model = self.model
+        key_latent, key_action = jax.random.split(key)
+        tokens = model.run(p, "enc", step.obs)
+        last_action = jnp.where(step.is_first[:, None], 0, carry.action)
+        latent, _ = model.observe_step(
+            p,
+            carry.latent,
+            model.run(p, "dyn", last_action, method="embed_action"),
+            model.run(p, "dyn", tokens, method="embed_tokens"),
+            step.is_first,
+            model.noise(key_latent, step.is_first.shape),
+        )
+        action = model.choose(model.run(p, "pol", latent.feature), key_action, mode)
+        if isinstance(model.spaces.action, Continuous):
+            action = jnp.clip(action, -1, 1)  # the recurrent model divides by max(1, |a|): the same to it
+        carry = DreamerCarry(latent=latent, action=model.encode_action(action))
+        return ActOutput(action, carry, model.store(latent))
+
+    def loss(self, p: Params, state: DreamerState, batch: Batch, key: Key):
+        """The scalar that is minimised, and (world model, behaviour, losses by name)."""
+        key_observe, key_imagine = jax.random.split(key)
+        observed = L.world_model(self.model, p, batch, key_observe)
+        rows = jax.tree.map(lambda x: x[int(self.config.replay.context) :], batch)
+        behaved = L.behavior(self.model, p, L.Critic(state.slow, state.returns), observed, rows, key_imagine)
+        losses = observed.losses | behaved.losses
+        return L.total(self.model, losses), (observed, behaved, losses)
+
+    def update(self, state: DreamerState, batch: Batch, key: Key) -> UpdateOutput:
+        """One gradient step on world model, actor and critic, skipped (and counted) if it is not finite.
+
+        Args:
+          state: donated by the caller; do not use it afterwards.
+          batch: leaves [T + context, B, ...]; obs as in the spaces, reward f32 in env units.
+          key: consumed.
+        """
+        grad = jax.value_and_grad(self.loss, has_aux=True)
+        (value, (observed, behaved, losses)), grads = grad(state.params, state, batch, key)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        updates, opt = self.optimizer.update(grads, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        rate = self.config.loss.slow_rate
+        slow = jax.tree.map(lambda s, v: s + rate * (v - s), state.slow, params["val"])
+        new = DreamerState(params=params, slow=slow, opt=opt, returns=behaved.returns)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        scalars = {f"loss/{name}": x.mean() for name, x in losses.items()} | behaved.scalars
+        scalars |= {"dyn_ent": observed.prior_entropy.mean(), "rep_ent": observed.posterior_entropy.mean()}
+        scalars |= {"opt/loss": value, "opt/grad_norm": norm, "opt/grad_rms": rms(grads)}
+        scalars |= {"opt/update_rms": rms(updates)}
+        metrics: Metrics = {f"train/{name}": Mean.of(x) for name, x in scalars.items()}
+        metrics["train/opt/lr"] = Last.of(learning_rate(self.config.opt)(state.opt[-1].count))
+        metrics["train/opt/param_rms"] = Last.of(rms(new.params))
+        metrics["train/opt/skipped"] = Sum.of(1 - finite)
+        return UpdateOutput(state=new, metrics=metrics, latents=self.model.store(observed.latent))
+
+    def validate(self, state: DreamerState, batch: Batch, key: Key) -> Metrics:
+        """Losses of the world model on a batch that it does not learn from."""
+        observed = L.world_model(self.model, state.params, batch, key)
+        return {f"holdout/loss/{name}": Mean.of(x) for name, x in observed.losses.items()}
+
+
+def make(config: Config, spaces: Spaces) -> Learner:
+    """The bundle for a resolved config and the spaces of a task."""
+    dreamer = Dreamer(Model(config, spaces))
+    return Learner(
+        init=dreamer.init,
+        initial_carry=dreamer.initial_carry,
+        act=dreamer.act,
+        update=dreamer.update,
+        validate=dreamer.validate,
+        policy_params=lambda state: {name: state.params[name] for name in POLICY},
+        latent_zeros=lambda: dreamer.model.store(dreamer.model.zeros(())),
+        context=int(config.replay.context),
+    )
+
+
+def rms(tree: Params) -> jax.Array:
+    """Root of the mean square over all elements of a tree."""
+    leaves = jax.tree.leaves(tree)
+    return jnp.sqrt(sum(jnp.square(x).sum() for x in leaves) / sum(x.size for x in leaves))

@@ -1,0 +1,200 @@
+"""The networks of the learner, bound to their widths, and the loops over time that use them."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.config import Config, model_widths
+from jaxrl.nets.blocks import Head
+from jaxrl.nets.decoder import Decoder
+from jaxrl.nets.encoder import Encoder, token_width
+from jaxrl.nets.rssm import RSSM
+from jaxrl.ops.distributions import bounded_normal, gumbel_onehot, mix_uniform, straight_through
+from jaxrl.types import Discrete, Key, Params, Spaces
+
+
+@struct.dataclass(kw_only=True)
+class Latent:
+    """State of the recurrent model, leaves [..., width]; stoch one-hot per variable, flattened."""
+
+    deter: jax.Array  # [..., D] compute dtype
+    stoch: jax.Array  # [..., S C] compute dtype
+
+    def masked(self, reset: jax.Array) -> "Latent":
+        """Zeros where reset [...] is true."""
+        return jax.tree.map(lambda x: jnp.where(reset[..., None], 0, x), self)
+
+    @property
+    def feature(self) -> jax.Array:
+        """[..., D + S C], what heads see."""
+        return jnp.concatenate([self.deter, self.stoch], -1)
+
+
+@struct.dataclass(kw_only=True)
+class Stored:
+    """A latent as replay keeps it: 2 D + S bytes."""
+
+    # [..., D] u16, the bits of a bf16: XLA:CPU would convert a whole bf16 ring to f32 and back at each write.
+    deter: jax.Array
+    index: jax.Array  # [..., S] u8, class of each variable
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """All networks. Every method is pure; `p` is the parameter tree of `init`."""
+
+    config: Config
+    spaces: Spaces
+
+    @functools.cached_property
+    def dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.config.model.compute_dtype)
+
+    @functools.cached_property
+    def nets(self) -> dict[str, Any]:
+        c, w = self.config.model, model_widths(self.config.model)
+        obs, action = self.spaces.obs, self.spaces.action
+        tokens = token_width(obs, w.depth, w.units)
+        actions = action.n if isinstance(action, Discrete) else 2 * action.size
+        return {
+            "enc": Encoder(obs, w.depth, w.units, self.dtype),
+            "dyn": RSSM(w.deter, w.hidden, c.stoch, w.classes, c.blocks, tokens, c.unimix, self.dtype),
+            "dec": Decoder(obs, w.depth, w.units, c.blocks, self.dtype),
+            "rew": Head(1, w.units, c.bins, self.dtype, 0.0),
+            "con": Head(1, w.units, 1, self.dtype, 1.0),
+            "pol": Head(3, w.units, actions, self.dtype, 0.01),
+            "val": Head(3, w.units, c.bins, self.dtype, 0.0),
+        }
+
+    @property
+    def stoch_shape(self) -> tuple[int, int]:
+        return self.nets["dyn"].stoch, self.nets["dyn"].classes
+
+    @property
+    def action_width(self) -> int:
+        action = self.spaces.action
+        return action.n if isinstance(action, Discrete) else action.size
+
+    def init(self, key: Key) -> Params:
+        """Parameters of every network by name, f32."""
+        zeros = self.zeros((1,))
+        obs = {k: jnp.zeros((1, *s.shape), s.dtype) for k, s in self.spaces.obs.items()}
+        action = jnp.zeros((1, self.action_width))
+        tokens = jnp.zeros((1, self.nets["dyn"].tokens))
+        inputs = {
+            "enc": (obs,),
+            "dyn": (zeros.deter, zeros.stoch, action, tokens),
+            "dec": (zeros.deter, zeros.stoch),
+        }
+        keys = dict(zip(sorted(self.nets), jax.random.split(key, len(self.nets)), strict=True))
+        return {
+            name: net.init(keys[name], *inputs.get(name, (zeros.feature,)))["params"]
+            for name, net in self.nets.items()
+        }
+
+    def run(self, p: Params, net: str, *inputs, method: str | None = None) -> jax.Array:
+        return self.nets[net].apply({"params": p[net]}, *inputs, method=method)
+
+    def zeros(self, lead: tuple[int, ...]) -> Latent:
+        s, c = self.stoch_shape
+        deter = jnp.zeros((*lead, self.nets["dyn"].deter), self.dtype)
+        return Latent(deter=deter, stoch=jnp.zeros((*lead, s * c), self.dtype))
+
+    def store(self, latent: Latent) -> Stored:
+        s, c = self.stoch_shape
+        index = latent.stoch.reshape(*latent.stoch.shape[:-1], s, c).argmax(-1)
+        bits = jax.lax.bitcast_convert_type(latent.deter.astype(jnp.bfloat16), jnp.uint16)
+        return Stored(deter=bits, index=index.astype(jnp.uint8))
+
+    def restore(self, stored: Stored) -> Latent:
+        s, c = self.stoch_shape
+        stoch = jax.nn.one_hot(stored.index, c, dtype=self.dtype)
+        deter = jax.lax.bitcast_convert_type(stored.deter, jnp.bfloat16).astype(self.dtype)
+        return Latent(deter=deter, stoch=stoch.reshape(*stoch.shape[:-2], s * c))
+
+    def encode_action(self, action: jax.Array) -> jax.Array:
+        """Actions of the environment -> [..., A] f32: one-hot, or as they are."""
+        if isinstance(self.spaces.action, Discrete):
+            return jax.nn.one_hot(action, self.spaces.action.n)
+        return action
+
+    def noise(self, key: Key, lead: tuple[int, ...]) -> jax.Array:
+        return jax.random.gumbel(key, (*lead, *self.stoch_shape))
+
+    def sample(self, log_probs: jax.Array, noise: jax.Array) -> jax.Array:
+        """One-hot samples with straight-through gradients, flattened: [..., S, C] -> [..., S C]."""
+        onehot = straight_through(gumbel_onehot(log_probs, noise), log_probs)
+        return onehot.reshape(*onehot.shape[:-2], -1).astype(self.dtype)
+
+    def observe(
+        self, p: Params, carry: Latent, tokens: jax.Array, action: jax.Array, reset: jax.Array, key: Key
+    ) -> tuple[Latent, jax.Array]:
+        """Posterior states of a sequence.
+
+        Args:
+          carry: [B] state before the first row.
+          tokens: [T, B, tokens]. action: [T, B, A] encoded action that led to each row.
+          reset: [T, B] bool, rows that begin an episode.
+
+        Returns:
+          Latent [T, B], log-probabilities of the posterior [T, B, S, C] f32.
+        """
+        action = jnp.where(reset[..., None], 0, action)
+        inputs = (
+            self.run(p, "dyn", action, method="embed_action"),
+            self.run(p, "dyn", tokens, method="embed_tokens"),
+            reset,
+            self.noise(key, reset.shape),
+        )
+
+        def step(carry, x):
+            carry, log_probs = self.observe_step(p, carry, *x)
+            return carry, (carry, log_probs)
+
+        _, (latent, log_probs) = jax.lax.scan(step, carry, inputs)
+        return latent, log_probs
+
+    def observe_step(self, p, carry, action, tokens, reset, noise) -> tuple[Latent, jax.Array]:
+        """One row of `observe`; action and tokens embedded."""
+        carry = carry.masked(reset)
+        deter = self.run(p, "dyn", carry.deter, carry.stoch, action, method="core")
+        log_probs = self.run(p, "dyn", deter, tokens, method="posterior")
+        return Latent(deter=deter, stoch=self.sample(log_probs, noise)), log_probs
+
+    def imagine(self, p: Params, start: Latent, key: Key, horizon: int) -> tuple[Latent, jax.Array]:
+        """Rollouts of the policy in the model. No gradients.
+
+        Returns:
+          Latent [H+1, N], the start first; actions [H, N, ...] chosen in the first H states.
+        """
+        p, start = jax.lax.stop_gradient((p, start))
+
+        def step(latent, key):
+            key_action, key_stoch = jax.random.split(key)
+            action = self.choose(self.run(p, "pol", latent.feature), key_action, "sample")
+            embedded = self.run(p, "dyn", self.encode_action(action), method="embed_action")
+            deter = self.run(p, "dyn", latent.deter, latent.stoch, embedded, method="core")
+            log_probs = self.run(p, "dyn", deter, method="prior")
+            noise = self.noise(key_stoch, deter.shape[:-1])
+            onehot = gumbel_onehot(log_probs, noise).astype(self.dtype)
+            latent = Latent(deter=deter, stoch=onehot.reshape(*onehot.shape[:-2], -1))
+            return latent, (latent, action)
+
+        _, (rest, action) = jax.lax.scan(step, start, jax.random.split(key, horizon))
+        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, rest), action
+
+    def policy_log_probs(self, raw: jax.Array) -> jax.Array:
+        return mix_uniform(raw, self.config.model.actor_unimix)
+
+    def choose(self, raw: jax.Array, key: Key, mode: str) -> jax.Array:
+        """Actions from the policy head's output; `mode` "mode" is the most probable one."""
+        if isinstance(self.spaces.action, Discrete):
+            log_probs = self.policy_log_probs(raw)
+            noise = 0.0 if mode == "mode" else jax.random.gumbel(key, log_probs.shape)
+            return (log_probs + noise).argmax(-1).astype(jnp.int32)
+        mean, std = bounded_normal(raw)
+        return mean if mode == "mode" else mean + std * jax.random.normal(key, mean.shape)

@@ -1,0 +1,1 @@
+"""Networks: flax.linen modules without loops over time, without losses, without optimisers."""

@@ -1,0 +1,1 @@
+"""Mathematics: arrays in, arrays out. No networks, no state, no environments."""

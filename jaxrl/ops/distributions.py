@@ -1,0 +1,73 @@
+"""Categorical and bounded normal distributions as functions of their parameters. All in float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def mix_uniform(logits: jax.Array, share: float) -> jax.Array:
+    """Log-probabilities of (1 - share) softmax(logits) + share / C, over the last axis."""
+    if share == 0:
+        return jax.nn.log_softmax(logits)
+    return jnp.log((1 - share) * jax.nn.softmax(logits) + share / logits.shape[-1])
+
+
+def gumbel_onehot(log_probs: jax.Array, gumbel: jax.Array) -> jax.Array:
+    """Sample of a categorical as one-hot, [..., C]; `gumbel` is standard Gumbel noise of that shape."""
+    index = (log_probs + gumbel).argmax(-1)
+    return jax.nn.one_hot(index, log_probs.shape[-1], dtype=log_probs.dtype)
+
+
+def straight_through(onehot: jax.Array, log_probs: jax.Array) -> jax.Array:
+    """onehot, with the gradient of the probabilities."""
+    probs = jnp.exp(log_probs)
+    return jax.lax.stop_gradient(onehot - probs) + probs
+
+
+def categorical_kl(p: jax.Array, q: jax.Array) -> jax.Array:
+    """KL(p || q) of log-probabilities [..., S, C], summed over S variables: [...]."""
+    return (jnp.exp(p) * (p - q)).sum((-2, -1))
+
+
+def categorical_entropy(log_probs: jax.Array) -> jax.Array:
+    """Entropy in nats over the last axis."""
+    return -(jnp.exp(log_probs) * log_probs).sum(-1)
+
+
+def log_prob_of(log_probs: jax.Array, action: jax.Array) -> jax.Array:
+    """log p(action), [...], of log-probabilities [..., A] and i32 actions [...]."""
+    chosen = jnp.arange(log_probs.shape[-1]) == action[..., None]
+    return jnp.where(chosen, log_probs, 0).sum(-1)
+
+
+def bounded_normal(raw: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of a normal from raw outputs.
+
+        mean = tanh(m),  std = 0.1 + 0.9 sigmoid(s + 2)
+
+    Args:
+      raw: [..., 2A], m first.
+
+    Returns:
+      mean [..., A] in (-1, 1) and std [..., A] in (0.1, 1).
+
+    Source: dreamerv3 embodied/jax/heads.py, `bounded_normal`.
+    """
+    mean, std = jnp.split(raw, 2, -1)
+    return jnp.tanh(mean), 0.1 + 0.9 * jax.nn.sigmoid(std + 2)
+
+
+def normal_log_prob(mean: jax.Array, std: jax.Array, x: jax.Array) -> jax.Array:
+    """log p(x), summed over the last axis."""
+    z = (x - mean) / std
+    return (-0.5 * z**2 - jnp.log(std) - 0.5 * np.log(2 * np.pi)).sum(-1)
+
+
+def normal_entropy(std: jax.Array) -> jax.Array:
+    """Entropy in nats, summed over the last axis."""
+    return (jnp.log(std) + 0.5 * np.log(2 * np.pi * np.e)).sum(-1)
+
+
+def binary_cross_entropy(logit: jax.Array, target: jax.Array) -> jax.Array:
+    """-t ln σ(l) - (1 - t) ln σ(-l), for targets in [0, 1]."""
+    return jax.nn.softplus(logit) - target * logit

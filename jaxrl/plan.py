@@ -1,0 +1,100 @@
+"""What a run will do, worked out before anything is compiled: units, counts, memory."""
+
+import dataclasses
+
+from jaxrl.config import Config
+from jaxrl.feeds.replay import Replay
+from jaxrl.schedule import Clock, updates_due
+
+PERIODS = ("log_every", "eval_every", "save_every", "steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Counts of a whole run."""
+
+    clock: Clock
+    first_update: int  # agent_steps
+    updates: int
+    evaluations: int
+
+    @classmethod
+    def of(cls, config: Config) -> "Plan":
+        clock = clock_of(config)
+        window = config.batch_length + int(config.replay.context)
+        n = config.env.num_envs
+        # Streams fill together: after `window` rows each, rounded up to a whole vector step.
+        first = -(-max(config.warmup, window * n) // n) * n
+        agent_steps = clock.steps // config.env.action_repeat
+        learns = config.agent != "random" and config.train_ratio > 0 and agent_steps >= first
+        rows = config.batch_size * config.batch_length
+        updates = (
+            updates_due(agent_steps, first, 0, train_ratio=config.train_ratio, rows=rows) if learns else 0
+        )
+        times = -(-clock.steps // clock.eval_every) if clock.eval_every else 0
+        return cls(clock, first, updates, times + int(config.eval_initial and times > 0))
+
+
+def clock_of(config: Config) -> Clock:
+    return Clock.of(
+        config.env.num_envs * config.env.action_repeat,
+        steps=config.steps,
+        log_every=config.log_every,
+        eval_every=config.eval_every,
+        save_every=config.save_every,
+    )
+
+
+def ring_rows(config: Config) -> int:
+    """Rows per stream: the capacity, but no more than the run can fill and no less than a sequence."""
+    clock = clock_of(config)
+    fill = clock.steps // clock.stride
+    window = config.batch_length + int(config.replay.context)
+    return max(window, min(config.replay.capacity // config.env.num_envs, fill))
+
+
+def rounding_notes(config: Config) -> list[str]:
+    """One line for each period that was rounded up to whole vector steps."""
+    clock = clock_of(config)
+    return [
+        f"{name}={getattr(config, name)} is rounded up to {getattr(clock, name)}: one step of "
+        f"{config.env.num_envs} environments is {clock.stride} env_steps"
+        for name in PERIODS
+        if getattr(clock, name) != getattr(config, name)
+    ]
+
+
+def banner(config: Config, plan: Plan, replay: Replay, facts: dict[str, str]) -> list[str]:
+    """Lines for the start of a run."""
+    repeat, clock = config.env.action_repeat, plan.clock
+    rows = config.batch_size * config.batch_length
+    lines = [f"{name:11}{text}" for name, text in facts.items()]
+    envs = f"{config.env.num_envs} environment" + "s" * (config.env.num_envs > 1)
+    lines.append(f"{'task':11}{config.task}, {envs}, action repeat {repeat}, seed {config.seed}")
+    lines.append(f"{'length':11}{clock.steps:,} env_steps = {clock.steps // repeat:,} agent_steps")
+    if config.agent != "random":
+        if plan.updates:
+            each = rows / config.train_ratio * repeat
+            lines.append(
+                f"{'learning':11}{plan.updates:,} updates of {config.batch_size}x{config.batch_length} rows: "
+                f"1 per {each:g} env_steps, the first at {plan.first_update * repeat:,} env_steps"
+            )
+        elif config.train_ratio:
+            lines.append(
+                f"{'learning':11}NO updates: the first needs {plan.first_update * repeat:,} env_steps "
+                "(--batch_length, --warmup), the run is shorter"
+            )
+        lines.append(
+            f"{'replay':11}{replay.rows * replay.streams:,} rows x {replay.row_bytes:,} B = "
+            f"{replay.nbytes / 1e9:.3f} GB on the {config.replay.placement}"
+        )
+    per = f"{config.eval_eps} episode" + "s" * (config.eval_eps > 1)
+    lines.append(
+        f"{'evaluation':11}"
+        + (
+            f"{plan.evaluations} of {per}, every {clock.eval_every:,} env_steps"
+            if plan.evaluations
+            else "never"
+        )
+    )
+    return lines + rounding_notes(config)

@@ -1,0 +1,150 @@
+"""The process and its devices: the only file that touches os.environ, jax.config and the device list.
+
+`prepare` must run before jax is imported for the first time.
+"""
+
+import dataclasses
+import os
+import pathlib
+import sys
+import threading
+from typing import Any
+
+from jaxrl.config import Config, ConfigError, replace
+
+PLATFORMS = {"auto": "", "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Where a run computes."""
+
+    learner: Any  # jax.Device of parameters and updates
+    replay: Any  # jax.Device of the ring
+    platform: str  # "cpu", "gpu" or "tpu"
+    kind: str  # the device's own name
+    count: int  # devices of this process
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the device that replay lies on."""
+        return device_memory(self.replay)
+
+
+def prepare(config: Config) -> None:
+    """Sets what must be set before jax is imported.
+
+    Raises:
+      ConfigError: if the device was chosen otherwise by the environment.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    wanted = PLATFORMS[config.device]
+    given = os.environ.get("JAX_PLATFORMS", "")
+    if wanted and given and wanted not in given.split(","):
+        raise ConfigError(f"device={config.device}: JAX_PLATFORMS={given} excludes it; unset that variable")
+    if wanted:
+        os.environ["JAX_PLATFORMS"] = wanted if wanted == "cpu" else f"{wanted},cpu"
+    if config.runtime.mem_fraction:
+        os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(config.runtime.mem_fraction)
+
+
+def start(config: Config) -> Machine:
+    """Imports and configures jax, finds the devices.
+
+    Raises:
+      ConfigError: if the named device is missing.
+    """
+    import jax
+
+    if folder := cache_folder(config.runtime.compile_cache):
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    if config.runtime.matmul_precision != "default":
+        jax.config.update("jax_default_matmul_precision", config.runtime.matmul_precision)
+    jax.config.update("jax_debug_nans", config.runtime.debug_nans)
+    try:
+        devices = jax.local_devices()
+    except RuntimeError as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"device={config.device}: not available ({reason}); use --device=cpu") from error
+    device = devices[0]
+    if config.device not in ("auto", device.platform):
+        raise ConfigError(f"device={config.device}: only {device.platform} is available; use --device=auto")
+    host = jax.local_devices(backend="cpu") if device.platform != "cpu" else devices
+    on_device = config.replay.placement == "device"
+    # On a CPU that poses as several devices, the last one stands for the host: placements differ in tests.
+    ring = device if on_device else host[-1]
+    return Machine(device, ring, device.platform, device.device_kind, len(devices))
+
+
+def resolve(config: Config, machine: Machine) -> Config:
+    """The config with its "auto" values replaced by what they mean on this machine."""
+    accelerated = machine.platform != "cpu"
+    changes: dict[str, str | int] = {}
+    if config.model.size == "auto":
+        changes["model.size"] = "12m" if accelerated else "1m"
+    if config.model.compute_dtype == "auto":
+        changes["model.compute_dtype"] = "bfloat16" if accelerated else "float32"
+    return replace(config, changes)
+
+
+def compiler_options(platform: str) -> dict[str, bool]:
+    """XLA options for the programs of the loop."""
+    if platform == "cpu":
+        # The concurrency-optimised schedule keeps twice the activations alive and gains no time here.
+        return {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+    return {}
+
+
+def cache_folder(setting: str) -> str:
+    """Folder of compiled programs, "" for none."""
+    if setting == "off":
+        return ""
+    if setting != "auto":
+        return str(pathlib.Path(setting).expanduser().resolve())
+    root = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    return root or str(pathlib.Path.home() / ".cache" / "jaxrl" / "xla")
+
+
+def device_memory(device: Any) -> int:
+    """Bytes that the device has; of a CPU, the machine's memory."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory_use(device: Any) -> dict[str, float]:
+    """Memory of this process and of the device, in GB, for the metrics."""
+    with open("/proc/self/statm") as file:
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    use = {"usage/rss_gb": resident / 1e9}
+    if device.platform != "cpu" and (stats := device.memory_stats()):
+        use["usage/device_gb"] = stats["bytes_in_use"] / 1e9
+        use["usage/device_peak_gb"] = stats.get("peak_bytes_in_use", 0) / 1e9
+    return use
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    from importlib import metadata
+
+    names = ("jaxrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "envpool", "mujoco-mjx", "numpy")
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"python": sys.version.split()[0], **found}
+
+
+def leave_at_once(code: int) -> None:
+    """Ends the process without clean-up; for a second Ctrl-C."""
+    os._exit(code)
+
+
+def on_main_thread() -> bool:
+    """True where signal handlers may be installed."""
+    return threading.current_thread() is threading.main_thread()

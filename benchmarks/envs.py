@@ -1,7 +1,7 @@
 """What our Atari adapter costs over raw EnvPool, and how fast both are.
 
-    python benchmarks/envs.py
-    python benchmarks/envs.py --num_envs 1 8 32 --windows 101 --out benchmarks/results/envs.json
+    python -m benchmarks.envs
+    python -m benchmarks.envs --num_envs 1 8 32 --windows 101 --out benchmarks/results/envs.json
 
 Three loops with the same options, game and random actions take turns (A B C A B C ...), window by window:
 "raw" is EnvPool's public send and recv, "private" its unwrapped `_send` and `_recv`, "ours" the adapter.
@@ -11,19 +11,14 @@ A step is one decision of one environment. Prints one JSON record.
 """
 
 import argparse
-import json
-import os
 import pathlib
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 
 import numpy as np
 
+from benchmarks import record
 from jaxrl.config import EnvConfig
 from jaxrl.envs import make
 from jaxrl.envs.atari import pool_options
@@ -101,26 +96,7 @@ def measure(
         "overhead_cpu": overhead(cpu, "ours", "raw"),
         "overhead_over_private": overhead(wall, "ours", "private"),
         "overhead_over_private_cpu": overhead(cpu, "ours", "private"),
-        "load": round(os.getloadavg()[0], 2),
-    }
-
-
-def machine() -> dict[str, str | int | None]:
-    """Where it ran, and on which versions."""
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {
-        "cpu": next(
-            (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
-        ),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("envpool", "numpy", "jax")},
-        "commit": commit or None,
+        "load": record.load(),
     }
 
 
@@ -135,26 +111,14 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=41, help="windows of each loop")
     parser.add_argument("--out", type=pathlib.Path, help="also write the record to this file")
     args = parser.parse_args()
+    head = record.start("envs")
     rows = [
         {"case": case, **measure(args.game, CASES[case], n, seconds=args.seconds, windows=args.windows)}
         for case in args.cases
         for n in args.num_envs
     ]
-    record = {
-        "benchmark": "envs",
-        "argv": sys.argv[1:],
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine(),
-        "game": args.game,
-        "seconds": args.seconds,
-        "windows": args.windows,
-        "rows": rows,
-    }
-    text = json.dumps(record, indent=2)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n")
-    print(text)
+    found = {"game": args.game, "seconds": args.seconds, "windows": args.windows, "rows": rows}
+    record.finish(head | found, args.out)
 
 
 if __name__ == "__main__":

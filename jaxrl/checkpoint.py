@@ -28,7 +28,7 @@ class Store:
     """The checkpoints of one folder, by step (env_steps). The newest `keep` stay."""
 
     def __init__(self, folder: pathlib.Path, keep: int):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax says there what it does, in many lines
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax says all there that it raises, too
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             folder.resolve(), preservation_policy=policies.LatestN(keep), cleanup_tmp_directories=True

@@ -49,7 +49,8 @@ def evaluate(
     env = envs.make(config.task, config.env, num_envs=n, seed=seed)
     try:
         step, tracker, found = env.reset(), Tracker.zero(n), []
-        carry, counter = programs.eval_carry(), programs.put(np.int32(0))
+        # Counted from the seed, so that no two evaluations draw the same noise.
+        carry, counter = programs.eval_carry(), programs.put(np.int32(seed))
         while True:
             tracker, finished = tracker.advanced(step, *env.outcome)
             found += [x for x in finished if x.episode < quota[x.env]]

@@ -6,7 +6,7 @@ NO_CHECKPOINT = 66
 DIVERGED = 70
 IO = 74
 LOCKED = 75
-# 128 + signal: 130 interrupted and saved, 143 terminated and saved
+INTERRUPTED = 130  # 128 + the signal's number; terminated: 143; both after saving
 
 
 class RunError(RuntimeError):

@@ -23,7 +23,7 @@ from jaxrl.state import Counters, RunState
 from jaxrl.stopwatch import Stopwatch
 from jaxrl.types import Params, Step
 
-SKIPPED_IN_A_ROW = 20  # updates that were not finite since the last flush: the run has diverged
+SKIPPED_IN_A_ROW = 20  # updates that were not finite, one after another: the run has diverged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,11 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
         deadline = saved_at + r.parts.config.save_seconds if r.parts.config.save_seconds else float("inf")
         with jax.transfer_guard("disallow" if r.parts.config.runtime.transfer_guard else "allow"):
             state, step, newest = collect(r, state, step, newest, clock.next_stop(now), deadline)
+    if r.episodes:  # of episodes that end here the last row is complete; nobody acts on it any more
+        action = r.parts.replay.spaces.action
+        r.episodes.add(
+            step, np.zeros((r.env.num_envs, *action.shape), action.dtype), state.counters.env_steps
+        )
     checkpoint(r, state, final=True)
     return state
 
@@ -85,13 +90,14 @@ def collect(
     learns = r.parts.learner.update is not None
     while state.counters.env_steps < until and not r.stop() and time.monotonic() < deadline:
         c = state.counters.replace(env_steps=state.counters.env_steps + r.plan.clock.stride)
-        out, counter = programs.act(state.policy, state.carry, state.counter, programs.put(step))
+        placed = programs.put(step)
+        out, counter = programs.act(state.policy, state.carry, state.counter, placed)
         held = state.tracker.held(config.replay.holdout) if r.parts.held else None
-        ring, held_ring = programs.insert((state.ring, state.held), programs.put(step), out, held)
+        ring, held_ring = programs.insert((state.ring, state.held), placed, out, held)
         action = watch.fetch(out.action)
         r.env.send(action)
         if r.episodes:
-            r.episodes.add(step, action, c.env_steps)
+            r.episodes.add(step, action, state.counters.env_steps)
         tracker = state.tracker.wrote(np.zeros_like(step.is_first) if held is None else held)
         state = state.replace(
             carry=out.carry, counter=counter, ring=ring, held=held_ring, tracker=tracker, counters=c
@@ -170,19 +176,22 @@ def settle(r: Run, state: RunState) -> RunState:
         scalars |= r.watch.lap(c.env_steps, c.updates) if logs else {}
         agent_steps = c.env_steps // config.env.action_repeat
         r.sinks.write(Row(c.env_steps, agent_steps, c.updates, c.episodes, c.wall_s, scalars))
-        check_finite(state, c, scalars)
-    state = state.replace(counters=c.replace(settled=c.env_steps))
-    return state.replace(totals=r.programs.empty(), scores=np.zeros(3)) if logs else state
+    if logs:
+        c = check_finite(c, scalars.get("train/opt/skipped", 0))
+        state = state.replace(totals=r.programs.empty(), scores=np.zeros(3))
+    return state.replace(counters=c.replace(settled=c.env_steps))
 
 
-def check_finite(state: RunState, now: Counters, scalars: dict[str, float]) -> None:
-    """Raises Diverged if every update since the last flush had to be skipped."""
-    skipped = scalars.get("train/opt/skipped", 0)
-    if skipped and not np.isfinite(scalars["train/opt/grad_norm"]) and skipped >= SKIPPED_IN_A_ROW:
+def check_finite(c: Counters, skipped: float) -> Counters:
+    """Counts updates skipped since the last flush. Raises Diverged if none has succeeded for long."""
+    made = c.updates - c.flushed
+    in_vain = c.in_vain + made if skipped == made else 0
+    if in_vain >= SKIPPED_IN_A_ROW:
         raise Diverged(
-            f"diverged at step {now.env_steps:,}: {skipped:.0f} of the last updates were not finite and "
-            f"were skipped ({state.counters.updates:,} in all); lower --opt.lr"
+            f"diverged at step {c.env_steps:,}: the last {in_vain:,} updates were not finite and were "
+            "skipped; start again with a lower --opt.lr in another --logdir"
         )
+    return c.replace(flushed=c.updates, in_vain=in_vain)
 
 
 def flush(r: Run, state: RunState) -> dict[str, float]:
@@ -190,12 +199,12 @@ def flush(r: Run, state: RunState) -> dict[str, float]:
     programs, replay, config = r.programs, r.parts.replay, r.parts.config
     count, score, length = state.scores
     scalars = {"episode/score": score / count, "episode/length": length / count} if count else {}
-    packed = r.watch.fetch(programs.flush(state.totals))
-    scalars |= metrics.unpack(list(programs.kinds), programs.kinds, packed)
+    packed = r.watch.fetch(state.totals)
+    scalars |= metrics.unpack(programs.kinds, packed)
     held = r.parts.held
     if held and trainable_rows(state.tracker.held_written, held.rows, held.window):
         packed = r.watch.fetch(programs.validate(state.learner, state.held, state.counters.env_steps))
-        scalars |= metrics.unpack(list(programs.held_kinds), programs.held_kinds, packed)
+        scalars |= metrics.unpack(programs.held_kinds, packed)
     if r.parts.learner.update is not None:
         items = int(np.minimum(state.tracker.written, replay.rows).sum())
         scalars |= {"replay/items": items, "replay/ram_gb": replay.nbytes / 1e9}
@@ -209,18 +218,26 @@ def flush(r: Run, state: RunState) -> dict[str, float]:
 
 
 def checkpoint(r: Run, state: RunState, final: bool = False) -> None:
-    """Saves the whole state; a failure is told and tried again at the next save, unless it was the last."""
+    """Saves the whole state. A failure is told and tried again at the next save; at the last one, at once."""
     if r.store is None:
         return
-    try:
-        with r.watch.phase("save"):
-            r.sinks.flush()  # a checkpoint must not know of rows that are not on disk
-            counters = state.counters.replace(wall_s=r.watch.total())
-            state = state.replace(counters=counters, env=r.env.snapshot())
-            saving.save(r.store, state, r.parts.config.checkpoint.replay)
+    with r.watch.phase("save"):
+        # A checkpoint must not know of rows that are not on disk.
+        if not r.sinks.flush() and not final:
+            at = f"{state.counters.env_steps:,}"
+            r.sinks.note(f"checkpoint at step {at}: put off, since rows before it are not on disk")
+            return
+        counters = state.counters.replace(wall_s=r.watch.total())
+        state = state.replace(counters=counters, env=r.env.snapshot())
+        try:
+            write(r, state, final)
+        except WriteFailed as error:  # maybe that of the checkpoint before, which was still on its way
+            r.sinks.note(f"{error}; will try again")
             if final:
-                r.store.wait()
-    except WriteFailed as error:
-        if final:
-            raise
-        r.sinks.note(f"{error}; will try again")
+                write(r, state, final)
+
+
+def write(r: Run, state: RunState, wait: bool) -> None:
+    saving.save(r.store, state, r.parts.config.checkpoint.replay)
+    if wait:
+        r.store.wait()

@@ -14,7 +14,7 @@ from jaxrl import keys, metrics
 from jaxrl.config import Config
 from jaxrl.feeds.replay import Replay, Ring, row_of
 from jaxrl.runtime import Machine, compiler_options
-from jaxrl.types import ActOutput, Batch, Carry, Key, Learner, Metrics, Params, Spaces, Step
+from jaxrl.types import ActOutput, Array, Batch, Carry, Key, Learner, Metrics, Params, Spaces, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,11 @@ class Programs:
     def __init__(self, parts: Parts):
         self._parts = parts
         self._split = parts.machine.replay != parts.machine.learner
-        self._totals = metric_shapes(parts)
-        self.kinds = {name: type(metric) for name, metric in self._totals.items()}
-        self.held_kinds = {name: type(metric) for name, metric in held_metric_shapes(parts).items()}
-        self.compiled = compile_all(programs(parts, self._totals, self._split), parts.machine.platform)
+        self.kinds = metrics.kinds_of(metric_shapes(parts))
+        self.held_kinds = metrics.kinds_of(held_metric_shapes(parts))
+        sources = programs(parts, metrics.empty(self.kinds), self._split)
+        self.compiled = compile_all(sources, parts.machine.platform)
         self._key_at_replay = jax.device_put(parts.key, parts.machine.replay)
-        self._zeros = self.put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._totals))
 
     def put(self, tree: Any) -> Any:
         """Explicit transfer to the learner's device."""
@@ -87,8 +86,8 @@ class Programs:
         return ring, self.compiled["insert_held"].call(held_ring, *row, masks[1])
 
     def learn(
-        self, state: Any, ring: Ring, totals: Metrics, k: int, done: int
-    ) -> tuple[Any, Ring, Metrics, Params]:
+        self, state: Any, ring: Ring, totals: jax.Array, k: int, done: int
+    ) -> tuple[Any, Ring, jax.Array, Params]:
         """k updates, numbered from `done`; state, ring and totals are donated. Returns the new policy too."""
         if not self._split:
             policy, each = None, k if loops(self._parts) else 1
@@ -133,13 +132,9 @@ class Programs:
     def eval_carry(self) -> Carry:
         return self.compiled["eval_carry"].call()
 
-    def flush(self, totals: Metrics) -> jax.Array:
-        """Packed metrics, one array."""
-        return self.compiled["flush"].call(totals)
-
-    def empty(self) -> Metrics:
-        """Metrics without values; new buffers, since they will be donated."""
-        return self.compiled["empty"].call(self._zeros)
+    def empty(self) -> jax.Array:
+        """Packed metrics without values."""
+        return self.put(metrics.empty(self.kinds))
 
     def policy(self, state: Any) -> Params:
         """Parameters for acting, copied, so that they survive the donation of `state`."""
@@ -183,7 +178,7 @@ class Source:
     donate: tuple[int, ...] = ()
 
 
-def programs(parts: Parts, totals: Metrics, split: bool) -> dict[str, Source]:
+def programs(parts: Parts, totals: Array, split: bool) -> dict[str, Source]:
     """All programs that the parts need; the slowest to compile first."""
     learner, replay, config = parts.learner, parts.replay, parts.config
     home, store = parts.machine.learner, parts.machine.replay
@@ -233,8 +228,6 @@ def programs(parts: Parts, totals: Metrics, split: bool) -> dict[str, Source]:
     found["carry"] = Source(lambda: learner.initial_carry(replay.streams), ())
     found["eval_carry"] = Source(lambda: learner.initial_carry(parts.eval_envs), ())
     found["policy"] = Source(learner.policy_params, (state,))
-    found["flush"] = Source(metrics.pack, (totals,))
-    found["empty"] = Source(lambda zeros: zeros, (totals,))
     return found
 
 
@@ -300,7 +293,7 @@ def update_program(learner: Learner) -> Callable[..., Any]:
 
     def update(state, batch, totals, counter, key):
         out = learn(state, batch, jax.random.fold_in(keys.key_for(key, keys.LEARN, counter), 1))
-        return out.state, metrics.accumulate(totals, out.metrics), out.latents
+        return out.state, metrics.add(totals, out.metrics), out.latents
 
     return update
 

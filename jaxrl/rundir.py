@@ -12,10 +12,11 @@ import uuid
 from typing import Any
 
 from jaxrl.config import Config, ConfigError, difference, from_dict, show, to_dict
-from jaxrl.exits import Locked
+from jaxrl.exits import Locked, WriteFailed
 
 # Settings that may change when a run is continued: they move no result, or only extend it.
 FREE = ("steps", "logdir", "device", "log_every", "eval_every", "eval_eps", "save_every", "save_seconds")
+FREE += ("eval_initial", "env.threads", "replay.placement", "replay.budget_gb", "replay.save_episodes")
 FREE_SECTIONS = ("terminal", "tensorboard", "checkpoint", "runtime", "eval")
 
 
@@ -29,11 +30,23 @@ class RunDir:
     def checkpoints(self) -> pathlib.Path:
         return self.path / "checkpoints" / "latest"
 
+    def begin(self, config: Config, argv: list[str]) -> None:
+        """From here on the run is this command's; until here a run that is continued was only read."""
+        try:
+            write_json(self.path / "config.json", to_dict(config))
+        except OSError as error:
+            raise WriteFailed(f"{self.path}: {error.strerror or error}") from error
+        started = {"resumed": now() if self.continued else None, "exit": None, "ended": None}
+        self.note(argv=argv, pid=os.getpid(), **started)
+
     def note(self, **fields: Any) -> None:
-        """Adds fields to run.json."""
+        """Adds fields to run.json. Raises WriteFailed."""
         file = self.path / "run.json"
-        record = json.loads(file.read_text()) if file.exists() else {}
-        write_json(file, record | fields)
+        try:
+            record = json.loads(file.read_text()) if file.exists() else {}
+            write_json(file, record | fields)
+        except (OSError, ValueError) as error:
+            raise WriteFailed(f"{file}: {error}") from error
 
 
 def default_path(config: Config, preset: str) -> pathlib.Path:
@@ -42,8 +55,8 @@ def default_path(config: Config, preset: str) -> pathlib.Path:
     return pathlib.Path("runs") / preset / f"{config.task}-{stamp}-{config.seed}"
 
 
-def open_run(config: Config, preset: str, argv: list[str]) -> RunDir:
-    """Creates the run directory, or opens it to continue the run that it holds.
+def open_run(config: Config, preset: str) -> RunDir:
+    """Creates the run directory, or opens it to continue the run that it holds (which is not changed yet).
 
     Raises:
       ConfigError: if it cannot be written, or holds something else, or a run of another config.
@@ -64,7 +77,8 @@ def open_run(config: Config, preset: str, argv: list[str]) -> RunDir:
         continued = (path / "config.json").exists()
         if continued:
             check_same(path, config)
-        write_json(path / "config.json", to_dict(config))
+        else:
+            write_json(path / "config.json", to_dict(config))
     except OSError as error:
         raise ConfigError(
             f"logdir={show(str(path))}: {error.strerror}; choose a folder that can be written"
@@ -74,7 +88,6 @@ def open_run(config: Config, preset: str, argv: list[str]) -> RunDir:
         run.note(
             id=uuid.uuid4().hex[:12], config=preset, started=now(), host=platform.node(), git=git_state()
         )
-    run.note(argv=argv, resumed=now() if continued else None, exit=None)
     return run
 
 

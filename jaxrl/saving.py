@@ -4,9 +4,10 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.checkpoint import Store, flatten, unflatten
+from jaxrl.checkpoint import Shapes, Store, flatten, unflatten
 from jaxrl.exits import NoCheckpoint
 from jaxrl.programs import Programs
 from jaxrl.state import Counters, RunState
@@ -16,10 +17,21 @@ ON_DEVICE = ("learner", "policy", "carry", "counter", "totals")
 RINGS = ("ring", "held")
 
 
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What must be known of a checkpoint before the state that it will fill is made."""
+
+    step: int  # its name, env_steps
+    counters: Counters
+    rows: int  # per stream of its ring; 0 if replay was not stored
+    held_rows: int  # the same of held-out episodes
+
+
 def save(store: Store, state: RunState, with_replay: bool) -> bool:
     """Begins to write the whole state; False if this step is on disk already."""
     names = ON_DEVICE + (RINGS if with_replay else ())
     on_device = flatten({name: getattr(state, name) for name in names})
+    on_device = {k: x for k, x in on_device.items() if x.size}  # Orbax refuses empty arrays
     return store.save(state.counters.env_steps, on_device, host_leaves(state))
 
 
@@ -29,71 +41,74 @@ def host_leaves(state: RunState) -> dict[str, np.ndarray]:
     return flatten({"counters": counters, "tracker": state.tracker, "scores": state.scores}) | env
 
 
-def saved_rows(store: Store, step: int) -> int:
-    """Rows per stream of the ring in a checkpoint; 0 if replay was not stored."""
-    shapes = store.shapes(step)[0]
-    return shapes["ring.rows.reward"].shape[0] if "ring.rows.reward" in shapes else 0
-
-
-def load_counters(store: Store, step: int) -> Counters:
-    """Where the run was, without loading anything large."""
+def newest(store: Store) -> Saved | None:
+    """What the newest checkpoint is, without loading anything large; None if there is none."""
+    step = store.latest()
+    if step is None:
+        return None
+    shapes, _ = store.shapes(step)
     _, on_host = store.load(step, None)
-    return Counters(**{f.name: on_host[f"counters.{f.name}"].item() for f in dataclasses.fields(Counters)})
+    counters = Counters(
+        **{f.name: on_host[f"counters.{f.name}"].item() for f in dataclasses.fields(Counters)}
+    )
+    rows = [shapes[f"{x}.rows.reward"].shape[0] if f"{x}.rows.reward" in shapes else 0 for x in RINGS]
+    return Saved(step, counters, *rows)
 
 
-def restore(store: Store, step: int, fresh: RunState) -> RunState:
-    """The state of a checkpoint; `fresh`, a new run's state, says what it must look like.
+def restore(store: Store, saved: Saved, fresh: RunState) -> RunState:
+    """The state of a checkpoint; `fresh`, a new run's state, says what it must look like and is used up.
 
-    A ring that was smaller (a shorter run) grows; one that was not stored starts empty, and updates begin
-    again once it can be sampled. The environment's snapshot comes back as a list of arrays.
+    A ring that was smaller (a shorter run, so that it has not wrapped) grows; one that was not stored
+    starts empty, and updates begin again once it can be sampled. The environment's snapshot comes back as
+    a list of arrays.
 
     Raises:
       NoCheckpoint: if the checkpoint is damaged or of another model, naming the first array that differs.
     """
-    wanted = flatten({name: getattr(fresh, name) for name in ON_DEVICE + RINGS})
-    stored, _ = store.shapes(step)
-    rings = any(name.startswith("ring.") for name in stored)
-    if not rings:
-        wanted = {k: v for k, v in wanted.items() if not k.startswith(("ring.", "held."))}
-    check_names(step, stored, wanted)
-    asked = {}
-    for name, array in wanted.items():
-        shape, rows = stored[name].shape, stored[name].shape[:1]
-        grows = name.startswith(("ring.rows.", "held.rows.")) and rows <= array.shape[:1]
-        if stored[name].dtype != array.dtype or (shape[1:] if grows else shape) != array.shape[grows:]:
-            raise NoCheckpoint(
-                f"checkpoint at step {step}: {name} is {stored[name].dtype}{list(shape)}, "
-                f"this run needs {array.dtype}{list(array.shape)}"
-            )
-        asked[name] = jax.ShapeDtypeStruct(shape, array.dtype, sharding=array.sharding)
-    on_device, on_host = store.load(step, asked)
-    loaded = {name: grown(on_device[name], wanted[name]) for name in wanted}
-    kept = flatten({name: getattr(fresh, name) for name in ON_DEVICE + RINGS}) | loaded
-    tree = unflatten({name: getattr(fresh, name) for name in ON_DEVICE + RINGS}, kept)
+    names = ON_DEVICE + (RINGS if saved.rows else ())
+    blank = {name: getattr(fresh, name) for name in names}
+    full = {k: x for k, x in flatten(blank).items() if x.size}
+    wanted = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in full.items()}
+    asked = check_shapes(saved.step, store.shapes(saved.step)[0], wanted)
+    for array in full.values():
+        array.delete()  # there may not be room for two rings
+    on_device, on_host = store.load(saved.step, asked)
+    leaves = flatten(blank) | {k: grown(on_device[k], like.shape) for k, like in wanted.items()}
     tracker = unflatten(fresh.tracker, {k: on_host[f"tracker.{k}"] for k in flatten(fresh.tracker)})
     env = [on_host[f"env.{i}"] for i in range(sum(name.startswith("env.") for name in on_host))]
     state = fresh.replace(
-        **tree,
-        counters=load_counters(store, step),
+        **unflatten(blank, leaves),
+        counters=saved.counters,
         tracker=tracker,
         scores=on_host["scores"],
         env=env or None,
     )
-    return state if rings else without_replay(state)
+    return state if saved.rows else without_replay(state)
 
 
-def check_names(step: int, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_shapes(step: int, stored: dict[str, Any], wanted: Shapes) -> Shapes:
+    """What to load: `wanted` with the shapes that are stored. Raises NoCheckpoint where they do not fit."""
     if missing := sorted(wanted.keys() - stored.keys()):
         raise NoCheckpoint(f"checkpoint at step {step}: lacks {missing[0]} and {len(missing) - 1} others")
     if extra := sorted(stored.keys() - wanted.keys()):
         raise NoCheckpoint(f"checkpoint at step {step}: holds {extra[0]}, which this run does not have")
+    for name, like in wanted.items():
+        shape, dtype = tuple(stored[name].shape), stored[name].dtype
+        grows = name.startswith("ring.rows.") and shape[:1] <= like.shape[:1]
+        if dtype != like.dtype or (shape[1:] if grows else shape) != like.shape[grows:]:
+            raise NoCheckpoint(
+                f"checkpoint at step {step}: {name} is {dtype}{list(shape)}, "
+                f"this run needs {like.dtype}{list(like.shape)}"
+            )
+    return {name: x.update(shape=tuple(stored[name].shape)) for name, x in wanted.items()}
 
 
-def grown(array: jax.Array, like: jax.Array) -> jax.Array:
-    """The array with zeros behind its first axis, as long as `like`."""
-    if array.shape == like.shape:
+def grown(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The array with zeros behind its first axis, up to a shape."""
+    if array.shape == shape:
         return array
-    return jax.device_put(like, like.sharding).at[: len(array)].set(array)
+    more = jnp.zeros((shape[0] - array.shape[0], *shape[1:]), array.dtype, device=array.sharding)
+    return jnp.concatenate([array, more])
 
 
 def without_replay(state: RunState) -> RunState:

@@ -8,7 +8,7 @@ from flax import struct
 
 from jaxrl.feeds.replay import Ring
 from jaxrl.tracker import Tracker
-from jaxrl.types import Carry, Metrics, Params
+from jaxrl.types import Carry, Params
 
 
 @struct.dataclass(kw_only=True)
@@ -21,6 +21,8 @@ class Counters:
     first_at: int = -1  # agent_steps at which updates began (again, with an empty replay); -1 before
     first_updates: int = 0  # updates made before that
     settled: int = -1  # env_steps whose events (flush, evaluation) are done
+    flushed: int = 0  # updates at the last flush
+    in_vain: int = 0  # updates skipped one after another up to the last flush
     wall_s: float = 0.0  # seconds of training, summed over resumes
 
 
@@ -32,7 +34,7 @@ class RunState:
     policy: Params  # parameters that act; with overlap older than the learner's
     carry: Carry  # recurrent state of acting, leaves [N, ...]
     counter: jax.Array  # [] i32, vector steps so far; seeds acting
-    totals: Metrics  # accumulated since the last flush
+    totals: jax.Array  # packed metrics accumulated since the last flush (jaxrl.metrics)
     scores: np.ndarray  # f64 [3]: count, sum of scores, sum of lengths of episodes since the last flush
     tracker: Tracker
     env: Any  # snapshot of the environments; None where they have none

@@ -15,7 +15,7 @@ SHORT = sorted([*SOURCES, *(ROOT / "benchmarks").rglob("*.py")])
 
 # From the ground up. A room imports itself and the floors below it.
 ROOMS = (
-    ("__init__", "types", "config", "exits"),
+    ("__init__", "types", "config", "exits", "glossary"),
     ("ops", "schedule", "metrics", "runtime", "keys", "tracker", "stopwatch"),
     ("nets", "envs"),
     ("learners", "feeds"),

@@ -12,14 +12,20 @@ from jaxrl.types import Step
 class EpisodeFiles:
     """Collects the rows of N environments and writes each episode when it ends.
 
-    File: `<env_steps>-<env>-<rows>.npz` with arrays of one row per time step: the observation keys as they
-    are, `action` (chosen after seeing the row), `reward` (arrived with it), `is_first`, `is_last`,
-    `is_terminal`. An episode of which the beginning was not seen (after a resume) is left out. If the disk
-    is slower than the environments, episodes are dropped and counted, never waited for.
+    File: `<env_steps>-<env>-<rows>.npz`, where env_steps is the `step` of its row in scores.jsonl, with
+    arrays of one row per time step: the observation keys as they are, `action` (chosen after seeing the
+    row; of the last row without meaning), `reward` (arrived with the row, as the learner sees it),
+    `is_first`, `is_last`, `is_terminal`. An episode of which the beginning was not seen (after a resume)
+    is left out. If the disk is slower than the environments, episodes are dropped and counted, never
+    waited for.
     """
 
-    def __init__(self, folder: pathlib.Path, num_envs: int, waiting: int = 64):
+    def __init__(self, folder: pathlib.Path, num_envs: int, resume_step: int, waiting: int = 64):
+        """Removes files beyond `resume_step` env_steps: the run does not know of them. Raises OSError."""
         folder.mkdir(parents=True, exist_ok=True)
+        for file in [*folder.glob("*.npz"), *folder.glob(".*.new")]:
+            if file.suffix == ".new" or int(file.name.partition("-")[0]) > resume_step:
+                file.unlink()
         self._folder = folder
         self._rows: list[list[dict[str, np.ndarray]]] = [[] for _ in range(num_envs)]
         self._queue: queue.Queue = queue.Queue(waiting)
@@ -29,7 +35,7 @@ class EpisodeFiles:
         self._thread.start()
 
     def add(self, step: Step, action: np.ndarray, env_steps: int) -> None:
-        """One row of every environment; `env_steps` after it."""
+        """One row of every environment, and the clock when it was received."""
         for n, rows in enumerate(self._rows):
             if step.is_first[n]:
                 rows.clear()
@@ -59,9 +65,10 @@ class EpisodeFiles:
                 fresh.replace(self._folder / name)
             except OSError as error:
                 self.dropped += 1
-                self.failure = f"{self._folder}: {error.strerror}"
+                self.failure = error.strerror or str(error)
 
     def close(self) -> None:
-        """Writes what waits."""
-        self._queue.put(None)
-        self._thread.join()
+        """Writes what waits. A second call does nothing."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()

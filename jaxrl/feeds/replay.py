@@ -142,7 +142,8 @@ class Replay:
         oldest = jnp.maximum(ring.cursor - self.rows, 0)
         starts = jnp.maximum(ring.cursor - oldest - self.window + 1, 0)  # [N] possible first rows
         end = jnp.cumsum(starts)
-        draw = jax.random.randint(key, (self.batch,), 0, jnp.maximum(end[-1], 1))
+        bits = jax.random.bits(key, (self.batch,))
+        draw = (bits % jnp.maximum(end[-1], 1).astype(jnp.uint32)).astype(jnp.int32)
         stream = jnp.searchsorted(end, draw, side="right", method="compare_all").astype(jnp.int32)
         start = oldest[stream] + draw - (end - starts)[stream]
         if not self.online:
@@ -150,14 +151,17 @@ class Replay:
         # Sequence j of a stream covers rows [jT, jT + L): a loss sees every row but the very first once.
         taken = jnp.maximum(ring.taken, -(-oldest // self.length))
         pending = jnp.maximum((ring.cursor - self.context) // self.length - taken, 0)
+        # Who is served first is drawn: where updates are rare, the first would leave nothing to the rest.
+        order = (jnp.arange(self.streams) + (bits[0] % self.streams).astype(jnp.int32)) % self.streams
+        pending = pending[order]
         end = jnp.cumsum(pending)
         place = jnp.arange(self.batch)
         queued = place < end[-1]
         source = jnp.searchsorted(end, place, side="right", method="compare_all").astype(jnp.int32)
         source = jnp.minimum(source, self.streams - 1)
-        number = taken[source] + place - (end - pending)[source]
-        taken = taken + jnp.clip(self.batch - (end - pending), 0, pending)
-        stream = jnp.where(queued, source, stream)
+        number = taken[order][source] + place - (end - pending)[source]
+        taken = taken.at[order].add(jnp.clip(self.batch - (end - pending), 0, pending))
+        stream = jnp.where(queued, order[source], stream)
         start = jnp.where(queued, number * self.length, start)
         return ring.replace(taken=taken), stream, start
 

@@ -21,7 +21,7 @@ class UpsampleConv(nn.Module):
         shape = (KERNEL, KERNEL, x.shape[-1], self.features)
         kernel = self.param("kernel", variance_scaled(KERNEL * KERNEL * x.shape[-1]), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = upsample_conv_phases(x, kernel.astype(self.dtype))
+        y = upsample_conv_phases(x, kernel)
         return y + jnp.tile(bias.astype(self.dtype), 4)
 
 

@@ -81,10 +81,11 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, k: int) -> jax.Array:
         patches = [part[:, i : i + h, j : j + w] for i in range(k) for j in range(k)]
         patches = jnp.concatenate(patches, -1).reshape(-1, k * k * c_in)
         grads = jax.lax.dynamic_slice_in_dim(dy, start, images).reshape(-1, c_out)
-        return total + patches.T @ grads, None
+        return total + jnp.matmul(patches.T, grads, preferred_element_type=jnp.float32), None
 
-    total, _ = jax.lax.scan(add, jnp.zeros((k * k * c_in, c_out), x.dtype), jnp.arange(0, n, images))
-    return total.reshape(k, k, c_in, c_out)
+    zeros = jnp.zeros((k * k * c_in, c_out), jnp.float32)  # one rounding at the end, as XLA's own gradient
+    total, _ = jax.lax.scan(add, zeros, jnp.arange(0, n, images))
+    return total.astype(x.dtype).reshape(k, k, c_in, c_out)
 
 
 def fold(x: jax.Array) -> jax.Array:
@@ -143,12 +144,12 @@ def upsample_conv_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     Args:
       x: [n, h, w, c_in].
-      kernel: [5, 5, c_in, c_out].
+      kernel: [5, 5, c_in, c_out], f32: taps are summed before they are rounded to the dtype of x.
 
     Returns:
-      [n, h, w, 4 c_out]; `unfold` of it is the [n, 2h, 2w, c_out] image.
+      [n, h, w, 4 c_out], dtype of x; `unfold` of it is the [n, 2h, 2w, c_out] image.
     """
-    return conv_same(x, decoder_phases(kernel))
+    return conv_same(x, decoder_phases(kernel).astype(x.dtype))
 
 
 def decoder_phases(kernel: jax.Array) -> jax.Array:

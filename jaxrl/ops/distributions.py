@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+STD_BOUNDS = (0.1, 1.0)  # of `bounded_normal`
+
 
 def mix_uniform(logits: jax.Array, share: float) -> jax.Array:
     """Log-probabilities of (1 - share) softmax(logits) + share / C, over the last axis."""
@@ -19,9 +21,9 @@ def gumbel_onehot(log_probs: jax.Array, gumbel: jax.Array) -> jax.Array:
 
 
 def straight_through(onehot: jax.Array, log_probs: jax.Array) -> jax.Array:
-    """onehot, with the gradient of the probabilities."""
+    """onehot, exactly, with the gradient of the probabilities."""
     probs = jnp.exp(log_probs)
-    return jax.lax.stop_gradient(onehot - probs) + probs
+    return jax.lax.stop_gradient(onehot) + (probs - jax.lax.stop_gradient(probs))
 
 
 def categorical_kl(p: jax.Array, q: jax.Array) -> jax.Array:
@@ -54,7 +56,8 @@ def bounded_normal(raw: jax.Array) -> tuple[jax.Array, jax.Array]:
     Source: dreamerv3 embodied/jax/heads.py, `bounded_normal`.
     """
     mean, std = jnp.split(raw, 2, -1)
-    return jnp.tanh(mean), 0.1 + 0.9 * jax.nn.sigmoid(std + 2)
+    low, high = STD_BOUNDS
+    return jnp.tanh(mean), low + (high - low) * jax.nn.sigmoid(std + 2)
 
 
 def normal_log_prob(mean: jax.Array, std: jax.Array, x: jax.Array) -> jax.Array:

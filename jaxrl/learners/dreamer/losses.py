@@ -14,6 +14,7 @@ from jaxrl.learners.dreamer.model import Latent, Model
 from jaxrl.nets.encoder import split_keys
 from jaxrl.ops.conv import fold
 from jaxrl.ops.distributions import (
+    STD_BOUNDS,
     binary_cross_entropy,
     bounded_normal,
     categorical_entropy,
@@ -143,10 +144,10 @@ def behavior(model: Model, p: Params, critic: Critic, observed: Observed, rows: 
     slow_value = twohot_mean(model.run({"val": critic.slow}, "val", feature), b)
     target_value = slow_value if config.slow_target else value
     ret = lambda_return(reward[1:], discount[1:], target_value[1:], config.lam)  # [H, N]
-    weight = discount_weights(discount)[:-1]
+    weight = discount_weights(discount)[:-1] / (1.0 if config.contdisc else gamma(model))
     returns, scale = scaled_range(model, critic.returns, ret)
-    advantage = (ret - value[:-1]) / scale
-    log_prob, entropy, most = policy_terms(model, p, feature[:-1], action)
+    advantage = (ret - target_value[:-1]) / scale
+    log_prob, entropy, (least, most) = policy_terms(model, p, feature[:-1], action)
     losses = {
         "policy": -sg(weight) * (log_prob * sg(advantage) + config.entropy * entropy),
         "value": sg(weight) * critic_loss(model, value_logits[:-1], ret, slow_value[:-1]),
@@ -158,23 +159,24 @@ def behavior(model: Model, p: Params, critic: Critic, observed: Observed, rows: 
     logits = model.run(p, "val", feature)[:-1]
     slow_replay = slow_value[0].reshape(lead)[:-1]
     losses["repval"] = (1.0 - rows.is_last[:-1]) * critic_loss(model, logits, ret_replay, slow_replay)
+    normed = (ret - returns.low) / scale
     scalars = {
         "adv": advantage.mean(),
         "adv_std": advantage.std(),
         "adv_mag": jnp.abs(advantage).mean(),
         "rew": reward[1:].mean(),
         "con": alive[1:].mean(),
-        "ret": ((ret - returns.low) / scale).mean(),
-        "ret_min": ret.min(),
-        "ret_max": ret.max(),
-        "ret_rate": (jnp.abs((ret - returns.low) / scale) >= 1).mean(),
+        "ret": normed.mean(),
+        "ret_min": normed.min(),
+        "ret_max": normed.max(),
+        "ret_rate": (jnp.abs(normed) >= 1).mean(),
         "ret_scale": scale,
         "val": value.mean(),
         "tar": ret.mean(),
         "slowval": slow_value.mean(),
         "weight": weight.mean(),
         "ent/action": entropy.mean(),
-        "rand/action": entropy.mean() / most,
+        "rand/action": (entropy.mean() - least) / (most - least),
     }
     return Behaved(losses=losses, returns=returns, scalars=scalars)
 
@@ -186,14 +188,14 @@ def critic_loss(model: Model, logits: jax.Array, target: jax.Array, slow: jax.Ar
 
 
 def policy_terms(model: Model, p: Params, feature: jax.Array, action: jax.Array):
-    """Log-probabilities of the actions [H, N], entropies [H, N], and the largest entropy, nats."""
+    """Log-probabilities of the actions [H, N], entropies [H, N], least and most possible entropy, nats."""
     raw = model.run(p, "pol", feature)
     if isinstance(model.spaces.action, Discrete):
-        log_probs = model.policy_log_probs(raw)
-        return log_prob_of(log_probs, sg(action)), categorical_entropy(log_probs), jnp.log(raw.shape[-1])
+        log_probs, bounds = model.policy_log_probs(raw), (0.0, jnp.log(raw.shape[-1]))
+        return log_prob_of(log_probs, sg(action)), categorical_entropy(log_probs), bounds
     mean, std = bounded_normal(raw)
-    most = normal_entropy(jnp.ones_like(std[0, 0]))
-    return normal_log_prob(mean, std, sg(action)), normal_entropy(std), most
+    bounds = tuple(normal_entropy(jnp.full_like(std[0, 0], x)) for x in STD_BOUNDS)
+    return normal_log_prob(mean, std, sg(action)), normal_entropy(std), bounds
 
 
 def scaled_range(model: Model, returns: ReturnRange, ret: jax.Array) -> tuple[ReturnRange, jax.Array]:

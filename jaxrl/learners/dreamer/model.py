@@ -43,6 +43,14 @@ class Stored:
     index: jax.Array  # [..., S] u8, class of each variable
 
 
+@struct.dataclass(kw_only=True)
+class StepNoise:
+    """Noise that samples one step."""
+
+    stoch: jax.Array  # [..., S, C] Gumbel
+    action: jax.Array  # [..., A] Gumbel, or normal where actions are continuous
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """All networks. Every method is pure; `p` is the parameter tree of `init`."""
@@ -123,7 +131,22 @@ class Model:
         return action
 
     def noise(self, key: Key, lead: tuple[int, ...]) -> jax.Array:
+        """Gumbel noise for the latents, [..., S, C]."""
         return jax.random.gumbel(key, (*lead, *self.stoch_shape))
+
+    def step_noise(self, key: Key, lead: tuple[int, ...]) -> "StepNoise":
+        """Noise for one latent and one action, from one draw: each costs a second of compilation on a CPU."""
+        s, c = self.stoch_shape
+        tiny = jnp.finfo(jnp.float32).tiny
+        uniform = jax.random.uniform(key, (*lead, s * c + self.action_width), minval=tiny)
+        stoch, action = uniform[..., : s * c], uniform[..., s * c :]
+        discrete = isinstance(self.spaces.action, Discrete)
+        return StepNoise(
+            stoch=-jnp.log(-jnp.log(stoch)).reshape(*lead, s, c),
+            action=-jnp.log(-jnp.log(action))
+            if discrete
+            else jax.scipy.special.ndtri(jnp.maximum(action, 2.0**-24)),
+        )
 
     def sample(self, log_probs: jax.Array, noise: jax.Array) -> jax.Array:
         """One-hot samples with straight-through gradients, flattened: [..., S, C] -> [..., S C]."""
@@ -174,13 +197,12 @@ class Model:
         p, start = jax.lax.stop_gradient((p, start))
 
         def step(latent, key):
-            key_action, key_stoch = jax.random.split(key)
-            action = self.choose(self.run(p, "pol", latent.feature), key_action, "sample")
+            noise = self.step_noise(key, latent.deter.shape[:-1])
+            action = self.choose(self.run(p, "pol", latent.feature), noise.action)
             embedded = self.run(p, "dyn", self.encode_action(action), method="embed_action")
             deter = self.run(p, "dyn", latent.deter, latent.stoch, embedded, method="core")
             log_probs = self.run(p, "dyn", deter, method="prior")
-            noise = self.noise(key_stoch, deter.shape[:-1])
-            onehot = gumbel_onehot(log_probs, noise).astype(self.dtype)
+            onehot = gumbel_onehot(log_probs, noise.stoch).astype(self.dtype)
             latent = Latent(deter=deter, stoch=onehot.reshape(*onehot.shape[:-2], -1))
             return latent, (latent, action)
 
@@ -190,11 +212,9 @@ class Model:
     def policy_log_probs(self, raw: jax.Array) -> jax.Array:
         return mix_uniform(raw, self.config.model.actor_unimix)
 
-    def choose(self, raw: jax.Array, key: Key, mode: str) -> jax.Array:
-        """Actions from the policy head's output; `mode` "mode" is the most probable one."""
+    def choose(self, raw: jax.Array, noise: jax.Array | float) -> jax.Array:
+        """Actions from the policy head's output and noise [..., A] of `step_noise`; 0 for the most probable."""
         if isinstance(self.spaces.action, Discrete):
-            log_probs = self.policy_log_probs(raw)
-            noise = 0.0 if mode == "mode" else jax.random.gumbel(key, log_probs.shape)
-            return (log_probs + noise).argmax(-1).astype(jnp.int32)
+            return (self.policy_log_probs(raw) + noise).argmax(-1).astype(jnp.int32)
         mean, std = bounded_normal(raw)
-        return mean if mode == "mode" else mean + std * jax.random.normal(key, mean.shape)
+        return mean + std * noise

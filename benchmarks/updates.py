@@ -1,0 +1,307 @@
+"""The update program as the trainer compiles it: seconds to compile, updates per second, FLOP/s, memory.
+
+    python -m benchmarks.updates --size=1m --batch=16 --length=64 --dtype=float32
+    python -m benchmarks.updates --size=12m --set loss.horizon=10 replay.online=false --warm
+
+One update samples a filled replay, learns, and writes latents back; parameters, ring and metrics are donated.
+The replay holds random frames, actions and rewards. One size per process, so that the peak memory is its own.
+Prints one JSON record:
+
+  compile_s            tracing, lowering and compiling the update alone; `cache`: cold or warm for XLA's part
+  programs_s           all programs of the trainer, the update taken from the cache
+  warm_compile_s       (--warm) compile_s of a second process with the same cache
+  updates_per_s        median over `repeats` blocks of `block` updates; `spread` is (most - least) / median
+  cpu_s_per_update     of all threads: steadier than wall time beside other work
+  flops_per_update     matrix products and convolutions, counted on the jaxpr
+  share_of_peak        of the best rate of a large matrix product in this process
+  temp_mib             scratch memory of the update, as the compiler states it
+  policy_ms            a decision for 1 environment, numpy to numpy: median of `policy_calls`
+  peak_rss_mib         of the process, taken before the policy and the matrix product are timed
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import flops, record
+from jaxrl import flags, runtime
+from jaxrl.config import Config, Value, replace
+
+if TYPE_CHECKING:
+    from jaxrl.programs import Parts, Programs
+    from jaxrl.state import RunState
+
+UPDATE = ("learn", "update", "sample", "refresh")  # one program, or three where replay lies elsewhere
+
+
+def main() -> None:
+    args = arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        cache = args.cache or pathlib.Path(folder)
+        found = measure(args, cache)
+        if args.warm:
+            found["warm_compile_s"] = second_process(args, cache)["compile_s"]
+    record.finish(found, args.out)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", default="auto", help="model.size")
+    parser.add_argument("--batch", type=int, default=16, help="sequences")
+    parser.add_argument("--length", type=int, default=64, help="rows of a sequence")
+    parser.add_argument("--dtype", default="auto", help="model.compute_dtype")
+    parser.add_argument("--actions", type=int, default=18)
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the trainer")
+    parser.add_argument("--repeats", type=int, default=5, help="blocks; 0 only compiles")
+    parser.add_argument("--block", type=int, default=2, help="updates")
+    parser.add_argument("--policy_calls", type=int, default=100)
+    parser.add_argument("--rows", type=int, default=2_000, help="of replay")
+    parser.add_argument("--cache", type=pathlib.Path, help="folder of compiled programs; default: a new one")
+    parser.add_argument("--warm", action="store_true", help="compile once more in a second process")
+    parser.add_argument("--out", type=pathlib.Path, help="also write the record to this file")
+    return parser.parse_args()
+
+
+def settings(args: argparse.Namespace, cache: pathlib.Path) -> dict[str, Value]:
+    """What differs from the preset atari100k."""
+    changes: dict[str, Value] = {
+        "model.size": args.size,
+        "model.compute_dtype": args.dtype,
+        "batch_size": args.batch,
+        "batch_length": args.length,
+        "replay.capacity": max(args.rows, args.length + 1),
+        "runtime.compile_cache": str(cache),
+    }
+    pairs = (text.partition("=") for text in args.set)
+    return changes | {name: flags.parse_override(name, value) for name, _, value in pairs}
+
+
+def measure(args: argparse.Namespace, cache: pathlib.Path) -> dict[str, Any]:
+    """The record of this process."""
+    config = replace(flags.load_preset("atari100k"), settings(args, cache))
+    runtime.prepare(config)
+    began = time.monotonic()
+    found = record.start("updates") | {"cache": "warm" if any(cache.glob("*")) else "cold"}
+    import jax
+
+    machine = runtime.start(config)
+    config = runtime.resolve(config, machine)
+    parts = assemble(config, machine, args)
+    found |= describe(parts, args) | {"init_s": round(time.monotonic() - began, 2)} | compile_update(parts)
+    if not args.repeats:
+        return found
+    from jaxrl.programs import Programs
+
+    began = time.monotonic()
+    programs = Programs(parts)
+    found["programs_s"] = round(time.monotonic() - began, 2)
+    state = filled_state(parts, programs)
+    state, updates = time_updates(programs, state, args)
+    found |= updates | {"peak_rss_mib": record.peak_rss_mib()}
+    if memory := machine.learner.memory_stats() if machine.platform != "cpu" else None:
+        found["device_peak_mib"] = round(memory.get("peak_bytes_in_use", 0) / 2**20, 1)
+    rows = config.batch_size * config.batch_length
+    found["replayed_steps_per_s"] = round(rows * updates["updates_per_s"], 2)
+    found |= time_policy(parts, programs, state, args.policy_calls)
+    del state
+    found |= time_peak(jax, machine)
+    found["flops_per_s"] = found["flops_per_update"] * updates["updates_per_s"]
+    found["share_of_peak"] = round(found["flops_per_s"] / found["peak_flops_per_s"], 4)
+    return found
+
+
+def second_process(args: argparse.Namespace, cache: pathlib.Path) -> dict[str, Any]:
+    """The record of a process that only compiles, with the cache that this one has filled."""
+    words = [
+        f"--{name}={getattr(args, name)}" for name in ("size", "batch", "length", "dtype", "actions", "rows")
+    ]
+    words += [f"--cache={cache}", "--repeats=0", *(["--set", *args.set] if args.set else [])]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.updates", *words], stdout=subprocess.PIPE, text=True, check=True
+    )
+    found = record.last_record(done.stdout)
+    assert found and found["cache"] == "warm"
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """All that the parts of a run need of an environment."""
+
+    spaces: Any
+
+
+def assemble(config: Config, machine: runtime.Machine, args: argparse.Namespace) -> "Parts":
+    """The parts of a run on an image and `args.actions` actions."""
+    import numpy as np
+
+    from jaxrl import session
+    from jaxrl.types import ArraySpec, Discrete, Spaces
+
+    env = config.env
+    shape = (env.size, env.size, env.stack * (1 if env.gray else 3))
+    spaces = Spaces(obs={"image": ArraySpec(shape, np.dtype(np.uint8))}, action=Discrete(args.actions))
+    return session.assemble(config, machine, Frames(spaces))
+
+
+def describe(parts: "Parts", args: argparse.Namespace) -> dict[str, Any]:
+    """What is measured, with "auto" resolved, and how large it is."""
+    import jax
+
+    config, machine = parts.config, parts.machine
+    state = jax.eval_shape(parts.learner.init, parts.key)
+    params = jax.tree.leaves(state.params)
+    return {
+        "device": {"platform": machine.platform, "kind": machine.kind, "count": machine.count},
+        "size": config.model.size,
+        "batch": config.batch_size,
+        "length": config.batch_length,
+        "dtype": config.model.compute_dtype,
+        "actions": args.actions,
+        "settings": args.set,
+        "repeats": args.repeats,
+        "block": args.block,
+        "parameters": sum(x.size for x in params),
+        "state_mib": mib(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))),
+        "replay_mib": mib(parts.replay.nbytes),
+    }
+
+
+def compile_update(parts: "Parts") -> dict[str, Any]:
+    """Traces, lowers and compiles the update by itself, and counts its work."""
+    import jax
+
+    from jaxrl import metrics, programs
+
+    split = parts.machine.replay != parts.machine.learner
+    totals = metrics.empty(metrics.kinds_of(programs.metric_shapes(parts)))
+    sources = programs.programs(parts, totals, split)
+    trace_s = xla_s = temp = 0.0
+    cpu = time.process_time()
+    work = {"dot": 0.0, "conv": 0.0}
+    for source in (sources[name] for name in UPDATE if name in sources):
+        began = time.monotonic()
+        traced = jax.jit(source.function, donate_argnums=source.donate).trace(*source.shapes)
+        lowered = traced.lower()
+        trace_s += time.monotonic() - began
+        began = time.monotonic()
+        compiled = lowered.compile(compiler_options=runtime.compiler_options(parts.machine.platform))
+        xla_s += time.monotonic() - began
+        temp += compiled.memory_analysis().temp_size_in_bytes
+        counted = flops.count(traced.jaxpr)
+        work = {kind: work[kind] + counted[kind] for kind in work}
+    return {
+        "trace_s": round(trace_s, 2),
+        "xla_s": round(xla_s, 2),
+        "compile_s": round(trace_s + xla_s, 2),
+        "compile_cpu_s": round(time.process_time() - cpu, 2),
+        "temp_mib": mib(temp),
+        "flops_per_update": sum(work.values()),
+        "conv_flops_per_update": work["conv"],
+    }
+
+
+def filled_state(parts: "Parts", programs: "Programs") -> "RunState":
+    """A fresh run's state with a full replay: random frames, actions and rewards, a few episodes."""
+    import jax
+    import numpy as np
+
+    from jaxrl import saving
+
+    generator = np.random.default_rng(0)
+    state = saving.fresh_state(programs, parts.config.env.num_envs)
+    rows, n = jax.eval_shape(parts.replay.init).rows, parts.replay.rows
+    flag = generator.random(rows.reward.shape) < 0.01
+    full = state.ring.rows.replace(
+        obs={name: generator.integers(0, 256, x.shape, np.uint8) for name, x in rows.obs.items()},
+        action=generator.integers(0, parts.replay.spaces.action.n, rows.action.shape, np.int32),
+        reward=generator.standard_normal(rows.reward.shape, np.float32) / 10,
+        is_first=flag,
+        is_last=np.roll(flag, -1, axis=0),
+        is_terminal=np.roll(flag, -1, axis=0),
+    )
+    streams = rows.reward.shape[1]
+    ring = state.ring.replace(rows=full, cursor=np.full(streams, n, np.int32))
+    return state.replace(ring=jax.device_put(ring, parts.machine.replay))
+
+
+def time_updates(
+    programs: "Programs", state: "RunState", args: argparse.Namespace
+) -> tuple["RunState", dict[str, Any]]:
+    """Blocks of updates, each ended by waiting for everything that it made."""
+    import jax
+
+    learner, ring, totals, done = state.learner, state.ring, state.totals, 0
+    wall, cpu = [], []
+    for block in [2] + [args.block] * args.repeats:  # the first ones warm up
+        began = time.perf_counter(), time.process_time()
+        learner, ring, totals, policy = programs.learn(learner, ring, totals, block, done)
+        jax.block_until_ready((learner, ring, totals, policy))
+        wall.append((time.perf_counter() - began[0]) / block)
+        cpu.append((time.process_time() - began[1]) / block)
+        done += block
+    rates = [1 / seconds for seconds in wall[1:]]
+    rate = 1 / statistics.median(wall[1:])
+    return state.replace(learner=learner, ring=ring, totals=totals, policy=policy), {
+        "updates_per_s": round(rate, 4),
+        "spread": round((max(rates) - min(rates)) / rate, 3),
+        "update_s": [round(seconds, 4) for seconds in wall[1:]],
+        "cpu_s_per_update": round(statistics.median(cpu[1:]), 4),
+    }
+
+
+def time_policy(parts: "Parts", programs: "Programs", state: "RunState", calls: int) -> dict[str, float]:
+    """Milliseconds of a decision for the training environments, numpy in and numpy out."""
+    import jax
+    import numpy as np
+
+    from jaxrl.programs import step_shapes
+
+    step = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), step_shapes(parts.replay.spaces, parts.config.env.num_envs)
+    )
+    carry, counter, taken = state.carry, state.counter, []
+    for _ in range(calls + 3):
+        began = time.perf_counter()
+        out, counter = programs.act(state.policy, carry, counter, programs.put(step))
+        carry = out.carry
+        jax.device_get(out.action)
+        taken.append(1e3 * (time.perf_counter() - began))
+    taken = sorted(taken[3:])
+    return {
+        "policy_ms": round(statistics.median(taken), 3),
+        "policy_ms_p90": round(taken[int(0.9 * len(taken))], 3),
+    }
+
+
+def time_peak(jax: Any, machine: runtime.Machine) -> dict[str, Any]:
+    """The best rate of a large matrix product: 2048^3 float32 on a CPU, 8192^3 bfloat16 elsewhere."""
+    size, dtype = (2048, "float32") if machine.platform == "cpu" else (8192, "bfloat16")
+    matrix = jax.device_put(jax.numpy.full((size, size), 0.5, dtype), machine.learner)
+    multiply: Callable[..., Any] = jax.jit(lambda x: x @ x)
+    multiply(matrix).block_until_ready()
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        for _ in range(3):
+            product = multiply(matrix)
+        product.block_until_ready()
+        best = min(best, (time.perf_counter() - began) / 3)
+    return {"peak_flops_per_s": 2.0 * size**3 / best, "peak_measured_by": f"{size}^3 {dtype}"}
+
+
+def mib(size: float) -> float:
+    return round(size / 2**20, 2)
+
+
+if __name__ == "__main__":
+    main()

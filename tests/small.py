@@ -1,0 +1,187 @@
+"""Whole runs in small: a learner that compiles in a moment, and readers of what a run leaves behind.
+
+The learner stands for the real one in everything that the loop, replay and checkpoints see: parameters,
+recurrent state, context, refreshed latents, noise, metrics, validation. Its parameters depend on every
+row, flag and key that reach it, so that the smallest deviation of a run shows in the last checkpoint.
+"""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxrl import glossary, learners, train
+from jaxrl.checkpoint import Store
+from jaxrl.metrics import Mean, Sum
+from jaxrl.types import ActOutput, Discrete, Learner, UpdateOutput
+
+WIDTH = 4
+ROOT = pathlib.Path(__file__).parents[1]
+
+# toy_clock with the smallest sizes; the ring is smaller than a run, so that it wraps in most tests.
+TINY = (
+    "--config=debug",
+    "--batch_size=2",
+    "--batch_length=4",
+    "--train_ratio=2",
+    "--replay.capacity=48",
+    "--env.size=48",
+    "--eval_eps=2",
+    "--terminal.style=off",
+    "--tensorboard.enabled=false",
+)
+
+
+@struct.dataclass
+class State:
+    params: Any  # a dict of weights
+    version: jax.Array  # [] i32, updates made
+
+
+def make_learner(config, spaces) -> Learner:
+    """The small learner. With opt.lr >= 0.5 it skips every update, as one that has diverged would."""
+    actions = spaces.action.n if isinstance(spaces.action, Discrete) else spaces.action.size
+    size = sum(spec.shape[-1] for spec in spaces.obs.values())
+    lr = config.opt.lr
+
+    def init(key):
+        names = {"in": (size, WIDTH), "out": (WIDTH, actions), "reward": (WIDTH,)}
+        keys = jax.random.split(key, len(names))
+        params = {n: jax.random.normal(k, s) / 4 for k, (n, s) in zip(keys, names.items(), strict=True)}
+        return State(params, jnp.int32(0))
+
+    def remember(params, h, obs, is_first):
+        """The recurrent state [..., WIDTH] after a row."""
+        seen = [x.mean((-3, -2)) / 255 if x.dtype == jnp.uint8 else x / 10 for x in obs.values()]
+        h = jnp.where(is_first[..., None], 0, h)
+        return jnp.tanh(h / 2 + jnp.concatenate(seen, -1) @ params["in"])
+
+    def act(policy, carry, step, key, mode):
+        h = remember(policy.params, carry, step.obs, step.is_first)
+        logits = 3 * h @ policy.params["out"]
+        if isinstance(spaces.action, Discrete):
+            draw = jax.random.categorical(key, logits)
+            action = (logits.argmax(-1) if mode == "mode" else draw).astype(jnp.int32)
+        else:
+            action = jnp.tanh(logits + (mode != "mode") * jax.random.normal(key, logits.shape))
+        version = jnp.full(step.reward.shape, policy.version)
+        return ActOutput(action, h, {"h": h.astype(jnp.bfloat16), "version": version})
+
+    def loss(params, batch, key):
+        def back(h, row):
+            h = remember(params, h, row[0], row[1])
+            return h, h
+
+        start = batch.latents["h"][0].astype(jnp.float32)
+        _, h = jax.lax.scan(back, start, jax.tree.map(lambda x: x[1:], (batch.obs, batch.is_first)))
+        want = batch.reward[1:] + batch.is_last[1:] + 2 * batch.is_terminal[1:]
+        want += batch.action[1:].astype(jnp.float32).reshape(*want.shape, -1).mean(-1)
+        miss = h @ params["reward"] + 0.1 * jax.random.normal(key, want.shape) - want
+        return jnp.square(miss).mean(), h
+
+    def update(state, batch, key):
+        (value, h), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
+        skipped = jnp.float32(lr >= 0.5)
+        params = jax.tree.map(lambda p, g: p - (1 - skipped) * 100 * lr * g, state.params, grads)
+        latents = {"h": h.astype(jnp.bfloat16), "version": batch.latents["version"][1:]}
+        metrics = {"train/opt/loss": Mean.of(value), "train/opt/skipped": Sum.of(skipped)}
+        metrics["train/rew"] = Mean.of(batch.reward[1:])
+        return UpdateOutput(state=State(params, state.version + 1), metrics=metrics, latents=latents)
+
+    def validate(state, batch, key):
+        return {"holdout/loss/rew": Mean.of(loss(state.params, batch, key)[0])}
+
+    return Learner(
+        init=init,
+        initial_carry=lambda n: jnp.zeros((n, WIDTH)),
+        act=act,
+        update=update,
+        validate=validate,
+        policy_params=lambda state: state,
+        latent_zeros=lambda: {"h": jnp.zeros(WIDTH, jnp.bfloat16), "version": jnp.int32(0)},
+        context=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a command left in its run directory."""
+
+    path: pathlib.Path
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        text = (self.path / name).read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return self.lines("metrics.jsonl")
+
+    @property
+    def scores(self) -> list[dict[str, Any]]:
+        return self.lines("scores.jsonl")
+
+    @property
+    def note(self) -> dict[str, Any]:
+        return json.loads((self.path / "run.json").read_text())
+
+    def steps(self, key: str = "step") -> list[int]:
+        """Steps of the rows that have a key."""
+        return [row["step"] for row in self.rows if key in row]
+
+    def arrays(self, step: int | None = None) -> dict[str, np.ndarray]:
+        """All arrays of the newest checkpoint, or of the one at `step`, but for the seconds."""
+        store = Store(self.path / "checkpoints" / "latest", 1_000)
+        try:
+            step = store.latest() if step is None else step
+            shapes, _ = store.shapes(step)
+            place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            asked = {k: jax.ShapeDtypeStruct(tuple(x.shape), x.dtype, sharding=place) for k, x in shapes.items()}
+            on_device, on_host = store.load(step, asked)
+        finally:
+            store.close()
+        arrays = {k: np.asarray(x) for k, x in {**on_device, **on_host}.items()}
+        return {k: x for k, x in arrays.items() if k != "counters.wall_s"}
+
+
+def run(logdir: pathlib.Path, *flags: str, code: int = 0) -> Run:
+    """A command line in this process, which must end with an exit code."""
+    assert train.main([*TINY, f"--logdir={logdir}", *flags]) == code
+    return Run(logdir)
+
+
+def timeless(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what differs between two runs of one seed."""
+    return {k: v for k, v in row.items() if not k.startswith(glossary.TIME_KEYS)}
+
+
+def assert_same_rows(a: Run, b: Run) -> None:
+    assert [timeless(row) for row in a.rows] == [timeless(row) for row in b.rows]
+
+
+def assert_same_arrays(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    assert a.keys() == b.keys()
+    differing = [k for k in a if a[k].dtype != b[k].dtype or a[k].tobytes() != b[k].tobytes()]
+    assert not differing
+
+
+def start(logdir: pathlib.Path, *flags: str, real: bool = False, **options: Any) -> subprocess.Popen:
+    """The same command in a process of its own; with `real`, through the program's own entry."""
+    mine = ["-c", "import sys; sys.path.append('tests'); import small; sys.exit(small.entry())"]
+    words = [sys.executable, *(["-m", "jaxrl.train"] if real else mine), *TINY, f"--logdir={logdir}", *flags]
+    return subprocess.Popen(
+        words, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+def entry() -> int:
+    """jaxrl.train with the small learner, for `start`."""
+    learners.LEARNERS["dreamer"] = make_learner
+    return train.main(sys.argv[1:])

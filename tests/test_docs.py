@@ -1,0 +1,42 @@
+"""The generated pages are current, and README's commands and names exist."""
+
+import pathlib
+import re
+
+import pytest
+
+from jaxrl import flags, glossary, programs, runtime, session
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_pages_are_current():
+    assert (ROOT / "docs" / "metrics.md").read_text() == glossary.markdown()
+    assert (ROOT / "docs" / "flags.md").read_text() == flags.markdown()
+
+
+def test_glossary_finds_names_and_patterns():
+    assert glossary.find("train/loss/rec/image").unit == ""
+    assert glossary.find("holdout/loss/dyn") is not None
+    assert glossary.find("train/loss/nonsense/deep/name") is None
+
+
+@pytest.mark.parametrize("task", ["toy_clock", "toy_reach"])
+def test_every_metric_of_a_learner_is_in_the_glossary(task):
+    config = flags.parse(["--config=debug", f"--task={task}", "--replay.holdout=0.2"]).config
+    machine = runtime.start(config)
+    config = runtime.resolve(config, machine)
+    with session.training_env(config, 0) as env:
+        parts = session.assemble(config, machine, env)
+    names = {*programs.metric_shapes(parts), *programs.held_metric_shapes(parts)}
+    assert {"train/loss/dyn", "train/opt/skipped", "holdout/loss/dyn"} <= names
+    assert not [name for name in sorted(names) if glossary.find(name) is None]
+
+
+def test_readme_commands_parse():
+    text = (ROOT / "README.md").read_text()
+    commands = re.findall(r"python -m jaxrl\.train ([^\n`]*)", text)
+    assert commands
+    for command in commands:
+        words = [word for word in command.split(" && ")[0].split() if word.startswith("--")]
+        assert flags.parse([word for word in words if "{" not in word]).action

@@ -1,0 +1,332 @@
+"""The loop alone, with light stand-ins for programs, environments, files and clock: what happens when."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrl import evaluation, exits, loop
+from jaxrl.config import Config, replace
+from jaxrl.envs.base import Outcome
+from jaxrl.plan import Plan
+from jaxrl.state import Counters, RunState
+from jaxrl.stopwatch import Stopwatch
+from jaxrl.tracker import Finished, Tracker
+from jaxrl.types import ActOutput, Discrete, Learner, Spaces, Step
+
+LENGTH = 7  # agent_steps of an episode of the stand-in environment
+
+
+class Env:
+    """N environments whose episodes all last LENGTH steps, with reward 1 a step."""
+
+    def __init__(self, n):
+        self.num_envs, self.at = n, 0
+
+    def row(self):
+        first, last = self.at == 0, self.at == LENGTH
+        flag = np.ones(self.num_envs, bool)
+        reward = np.full(self.num_envs, 0.0 if first else 1.0, np.float32)
+        self.outcome = Outcome(reward, flag & last)
+        return Step(obs={}, reward=reward, is_first=flag & first, is_last=flag & last, is_terminal=flag & last)
+
+    def send(self, action):
+        assert action.shape == (self.num_envs,)
+        self.at = (self.at + 1) % (LENGTH + 1)
+
+    def recv(self):
+        return self.row()
+
+    def snapshot(self):
+        return self.at
+
+
+class Programs:
+    """Counts what it is asked to do. The learner's state is the number of updates; so is a policy."""
+
+    kinds: dict[str, type] = {}
+    held_kinds: dict[str, type] = {}
+
+    def __init__(self, n):
+        self.n = n
+        self.acted = []  # policy of each vector step
+
+    def put(self, tree):
+        return tree
+
+    def policy(self, state):
+        return state
+
+    def act(self, policy, carry, counter, step):
+        self.acted.append(policy)
+        return ActOutput(np.zeros(self.n, np.int32), carry, ()), counter + 1
+
+    def insert(self, rings, step, out, held):
+        return rings[0] + 1, rings[1]
+
+    def learn(self, state, ring, totals, k, done):
+        assert state == done
+        return state + k, ring, totals, state + k
+
+    def empty(self):
+        return np.zeros((2, 0), np.float32)
+
+
+class Sinks:
+    def __init__(self):
+        self.rows, self.scores, self.notes, self.works = [], [], [], True
+
+    def write(self, row):
+        self.rows.append(row)
+
+    def score(self, row):
+        self.scores.append(row)
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def progress(self, step, steps, extra=None):
+        assert 0 <= step <= steps
+
+    def flush(self):
+        return self.works
+
+
+class Store:
+    """Keeps the states that it is given. `failures` says of how many saves to come the writing fails."""
+
+    def __init__(self, failures=0):
+        self.saved, self.failures = [], failures
+
+    def wait(self):
+        pass
+
+
+@dataclasses.dataclass
+class World:
+    """Everything that a loop needs, and what it did."""
+
+    config: Config
+    store: Store | None = dataclasses.field(default_factory=Store)
+    stop_after: int = 10**9  # vector steps
+    evaluations: list[int] = dataclasses.field(default_factory=list)
+    sinks: Sinks = dataclasses.field(default_factory=Sinks)
+    evaluation_is_cut: bool = False
+
+    def run(self, monkeypatch, state=None):
+        n = self.config.env.num_envs
+        self.programs, env = Programs(n), Env(n)
+        replay = types.SimpleNamespace(
+            rows=10**6, window=self.config.batch_length + 1, nbytes=1, spaces=Spaces(obs={}, action=Discrete(1))
+        )
+        nothing = dict(init=None, initial_carry=None, act=None, policy_params=None, latent_zeros=None)
+        parts = types.SimpleNamespace(
+            config=self.config,
+            learner=Learner(**nothing, update=lambda: None),
+            replay=replay,
+            held=None,
+            key=None,
+            machine=types.SimpleNamespace(learner=types.SimpleNamespace(platform="cpu")),
+        )
+        machinery = loop.Run(
+            parts=parts,
+            programs=self.programs,
+            plan=Plan.of(self.config),
+            env=env,
+            sinks=self.sinks,
+            store=self.store,
+            episodes=None,
+            watch=Stopwatch(),
+            stop=lambda: len(self.programs.acted) >= self.stop_after or self.cut_now,
+        )
+        self.cut_now = False
+        monkeypatch.setattr(loop, "evaluate", self.evaluate)
+        monkeypatch.setattr(loop.saving, "save", self.save)
+        if state is None:
+            state, step = fresh(n), env.row()
+            tracker, _ = state.tracker.advanced(step, *env.outcome)
+            state = state.replace(tracker=tracker)
+        else:
+            env.at = state.env
+            step = env.row()
+        return loop.run(machinery, state, step)
+
+    def evaluate(self, config, programs, policy, key, env_steps, stop):
+        if self.evaluation_is_cut:
+            self.cut_now = True
+            raise evaluation.Interrupted
+        self.evaluations.append(env_steps)
+        return evaluation.Report({"eval_episode/avg_score": 1.0}, [Finished(0, 1.0, 1, 0)])
+
+    def save(self, store, state, with_replay):
+        if store.failures:
+            store.failures -= 1
+            raise exits.WriteFailed("no room")
+        if all(x.counters.env_steps != state.counters.env_steps for x in store.saved):
+            store.saved.append(state)
+
+
+def fresh(n):
+    return RunState(
+        learner=0,
+        ring=0,
+        held=None,
+        policy=0,
+        carry=(),
+        counter=0,
+        totals=np.zeros((2, 0), np.float32),
+        scores=np.zeros(3),
+        tracker=Tracker.zero(n),
+        env=None,
+        counters=Counters(),
+    )
+
+
+def make(**changes):
+    names = {"num_envs": "env.num_envs", "action_repeat": "env.action_repeat"}
+    defaults = {"batch_size": 2, "batch_length": 4, "train_ratio": 3.0, "save_seconds": 0.0}
+    defaults["env.action_repeat"] = 1
+    return replace(Config(task="toy_clock"), defaults | {names.get(k, k): v for k, v in changes.items()})
+
+
+def up(interval, stride):
+    """By the words of the design: rounded up to the next multiple; 0 stays 0."""
+    return (interval + stride - 1) // stride * stride
+
+
+def multiples(every, end):
+    return set(range(every, end + 1, every)) if every else set()
+
+
+intervals = st.one_of(st.just(0), st.integers(1, 200))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    num_envs=st.integers(1, 5),
+    action_repeat=st.integers(1, 5),
+    steps=st.integers(1, 400),
+    log_every=intervals,
+    eval_every=intervals,
+    save_every=intervals,
+    eval_initial=st.booleans(),
+    overlap=st.booleans(),
+    warmup=st.integers(0, 60),
+    cuts=st.lists(st.integers(0, 80), max_size=3),
+)
+def test_schedule(num_envs, action_repeat, steps, cuts, **other):
+    """Rows, evaluations, checkpoints and updates are where the design says, however often a run is cut."""
+    config = make(num_envs=num_envs, action_repeat=action_repeat, steps=steps, **other)
+    stride = num_envs * action_repeat
+    end, log, evaluate, save = (up(getattr(config, x), stride) for x in ("steps", *other) if x in PERIODS)
+    rows, evaluations, saves, acted, scores, state = [], [], [], [], [], None
+    with pytest.MonkeyPatch.context() as patch:
+        for stop_after in [*cuts, 10**9]:
+            world = World(config, stop_after=stop_after)
+            end_state = world.run(patch, state)
+            state = world.store.saved[-1]
+            rows += world.sinks.rows
+            scores += world.sinks.scores
+            evaluations += world.evaluations
+            acted += world.programs.acted
+            # Every part of the run ends with a checkpoint; the others lie on the multiples.
+            assert state.counters.replace(wall_s=0) == end_state.counters.replace(wall_s=0)
+            saves += [x.counters.env_steps for x in world.store.saved[: -1 if stop_after < 10**9 else None]]
+    assert state.counters.env_steps == state.counters.settled == end
+    due = ({0, end} | multiples(log, end)) if log else set()
+    evaluated = ({end} | multiples(evaluate, end)) if evaluate else set()
+    evaluated |= {0} if evaluate and config.eval_initial else set()
+    assert evaluations == sorted(evaluated)
+    assert [row.step for row in rows] == sorted(due | evaluated)
+    for row in rows:
+        assert ("eval_episode/avg_score" in row.scalars) == (row.step in evaluated)
+        assert ("time/env_s" in row.scalars) == (row.step in due)
+        assert row.agent_steps == row.step // action_repeat
+        assert row.updates == updates_by(config, row.agent_steps)
+    assert set(saves) >= multiples(save, end) and set(saves) <= multiples(save, end) | {0, end}
+    assert len(acted) == end // stride == state.counter
+    last = [updates_by(config, n * num_envs) for n in range(len(acted))]
+    before = [0, *(next((x for x in reversed(last[:i]) if x != last[i]), last[i]) for i in range(1, len(acted)))]
+    assert acted == (before if config.overlap else last)
+    games = [x for x in scores if x.kind == "episode"]
+    assert len(games) == num_envs * ((end // stride + 1) // (LENGTH + 1)) == state.counters.episodes
+    assert all(x.score == x.length == LENGTH for x in games)
+
+
+PERIODS = ("steps", "log_every", "eval_every", "save_every")
+
+
+def updates_by(config, agent_steps):
+    """Updates made once so many decisions were; streams fill together."""
+    rows = config.batch_size * config.batch_length
+    n = config.env.num_envs
+    first = next(x for x in range(n, 10**6, n) if x // n > config.batch_length and x >= config.warmup)
+    return 0 if agent_steps < first else 1 + int((agent_steps - first) * config.train_ratio / rows)
+
+
+def test_a_cut_evaluation_is_made_after_the_resume(monkeypatch):
+    config = make(steps=40, log_every=20, eval_every=20)
+    world = World(config, evaluation_is_cut=True)
+    state = world.run(monkeypatch)
+    assert (state.counters.env_steps, state.counters.settled) == (20, 0)
+    assert [row.step for row in world.sinks.rows] == [0]
+    again = World(config)
+    state = again.run(monkeypatch, world.store.saved[-1])
+    assert [row.step for row in again.sinks.rows] == again.evaluations == [20, 40]
+    assert state.counters.settled == 40
+
+
+def test_a_run_cut_in_its_last_evaluation_is_not_finished(monkeypatch):
+    config = make(steps=20, log_every=20, eval_every=20)
+    state = World(config, evaluation_is_cut=True).run(monkeypatch)
+    assert (state.counters.env_steps, state.counters.settled) == (20, 0)
+
+
+def test_saves_by_the_clock(monkeypatch):
+    """A chunk ends when save_seconds are over, and rows stay where they are."""
+    world = World(make(steps=12, log_every=6, save_seconds=0.02, eval_every=0))
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(ticks) * 1e-3)
+    state = world.run(monkeypatch)
+    saves = [x.counters.env_steps for x in world.store.saved]
+    assert state.counters.env_steps == 12 and saves[-1] == 12
+    assert any(step % 6 for step in saves), saves
+    assert [row.step for row in world.sinks.rows] == [0, 6, 12]
+
+
+def test_no_checkpoint_knows_of_rows_that_are_not_on_disk(monkeypatch):
+    world = World(make(steps=20, log_every=10, save_every=5, eval_every=0))
+    world.sinks.works = False
+    world.run(monkeypatch)
+    assert [x.counters.env_steps for x in world.store.saved] == [20]  # the last: better than to lose it all
+    assert len(world.sinks.notes) == 3 and "step 5" in world.sinks.notes[0]
+
+
+def test_a_failed_save_is_told_and_tried_again(monkeypatch):
+    world = World(make(steps=15, log_every=0, save_every=5, eval_every=0), store=Store(failures=1))
+    world.run(monkeypatch)
+    assert [x.counters.env_steps for x in world.store.saved] == [10, 15]
+    assert world.sinks.notes == ["no room; will try again"]
+
+
+def test_the_last_save_outlives_the_failure_of_the_one_before(monkeypatch):
+    world = World(make(steps=5, log_every=0, eval_every=0), store=Store(failures=1))
+    world.run(monkeypatch)
+    assert [x.counters.env_steps for x in world.store.saved] == [5]
+    with pytest.raises(exits.WriteFailed):
+        World(make(steps=5, log_every=0, eval_every=0), store=Store(failures=2)).run(monkeypatch)
+
+
+def test_divergence_counts_updates_one_after_another():
+    counters = Counters(updates=19)
+    counters = loop.check_finite(counters, skipped=19)
+    assert counters.in_vain == 19
+    counters = loop.check_finite(counters, skipped=0)  # a flush without updates
+    assert counters.in_vain == 19
+    spared = loop.check_finite(counters.replace(updates=1_000), skipped=980)
+    assert spared.in_vain == 0 and spared.flushed == 1_000
+    with pytest.raises(exits.Diverged, match="last 20 updates were not finite.*--opt.lr"):
+        loop.check_finite(counters.replace(updates=20), skipped=1)

@@ -3,6 +3,7 @@
 A checkpoint is two flat dicts of arrays by dotted name: what lies on devices and what lies on the host.
 """
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -29,11 +30,23 @@ class Store:
 
     def __init__(self, folder: pathlib.Path, keep: int):
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax says all there that it raises, too
-        policies = ocp.training.preservation_policies
-        self._checkpointer = ocp.training.Checkpointer(
-            folder.resolve(), preservation_policy=policies.LatestN(keep), cleanup_tmp_directories=True
-        )
+        self._folder, self._keep = folder.resolve(), keep
         self._pending: Pending | None = None
+        self._checkpointer = self._opened()
+
+    def _opened(self) -> ocp.training.Checkpointer:
+        # Orbax's annotations do not admit its own classes.
+        folder: Any = self._folder
+        policy: Any = ocp.training.preservation_policies.LatestN(self._keep)
+        return ocp.training.Checkpointer(folder, preservation_policy=policy, cleanup_tmp_directories=True)
+
+    def _failed(self, step: int, error: BaseException) -> WriteFailed:
+        """What to raise. Starts afresh: Orbax would raise the error once more, and leave half a checkpoint."""
+        with contextlib.suppress(Exception):
+            self._checkpointer.close()
+        with contextlib.suppress(Exception):
+            self._checkpointer = self._opened()
+        return WriteFailed(f"checkpoint at step {step}: {reason(error)}")
 
     def latest(self) -> int | None:
         """Step of the newest committed checkpoint; None if there is none."""
@@ -57,7 +70,7 @@ class Store:
                 step, {"device": on_device, "host": on_host}
             )
         except Exception as error:
-            raise WriteFailed(f"checkpoint at step {step}: {reason(error)}") from error
+            raise self._failed(step, error) from error
         self._pending = Pending(step, response)
         return True
 
@@ -69,7 +82,7 @@ class Store:
         try:
             pending.response.result()
         except Exception as error:
-            raise WriteFailed(f"checkpoint at step {pending.step}: {reason(error)}") from error
+            raise self._failed(pending.step, error) from error
 
     def shapes(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Shapes and dtypes of a checkpoint's arrays by name: on devices, on the host."""

@@ -12,13 +12,13 @@ class Entry(NamedTuple):
 
 
 ENTRIES = (
-    Entry("step", "env_steps", "simulator steps, action repeat counted, summed over environments: the x-axis"),
+    Entry("step", "env_steps", "simulator steps, action repeat counted, over all environments: the x-axis"),
     Entry("agent_steps", "agent_steps", "decisions: step / action_repeat"),
     Entry("updates", "updates", "gradient steps so far"),
     Entry("episodes", "episodes", "finished training episodes so far"),
     Entry("wall_s", "s", "time since the start, set-up included, summed over resumes"),
     Entry("nan_keys", "", "names of the metrics of this row that were not finite and are null"),
-    Entry("episode/score", "reward", "mean of the training episodes that ended since the last row; raw rewards"),
+    Entry("episode/score", "reward", "mean of training episodes that ended since the last row, unclipped"),
     Entry("episode/length", "agent_steps", "the same, of their lengths"),
     Entry("eval_episode/avg_score", "reward", "mean score of the evaluation's episodes"),
     Entry("eval_episode/std_score", "reward", "their standard deviation"),
@@ -58,8 +58,8 @@ ENTRIES = (
     Entry("train/opt/update_rms", "", "root mean square of the step made"),
     Entry("train/opt/param_rms", "", "root mean square of the parameters, newest"),
     Entry("train/opt/lr", "", "learning rate, newest"),
-    Entry("train/opt/skipped", "updates", "updates since the last row that were not finite and changed nothing"),
-    Entry("holdout/loss/<name>", "", "world-model losses on one batch of held-out episodes (replay.holdout)"),
+    Entry("train/opt/skipped", "updates", "updates since the last row that were not finite: no effect"),
+    Entry("holdout/loss/<name>", "", "world-model losses on a batch of held-out episodes (replay.holdout)"),
     Entry("holdout/loss/rec/<key>", "", "the same, of a reconstruction"),
     Entry("replay/items", "agent_steps", "rows in replay"),
     Entry("replay/ram_gb", "GB", "memory of replay, allocated at the start"),
@@ -94,7 +94,7 @@ def markdown() -> str:
     lines = [
         "# Metrics",
         "",
-        "Made by `python -m jaxrl.glossary`. One row of metrics.jsonl holds those that are known at its step; "
+        "Made by `python -m jaxrl.glossary`. A row of metrics.jsonl holds those that are known at its step; "
         "the same names are TensorBoard's tags. A mean is over everything since the last row. "
         f"Two runs of one seed differ only in {', '.join(f'`{key}`' for key in TIME_KEYS)}.",
         "",

@@ -202,7 +202,7 @@ def flush(r: Run, state: RunState) -> dict[str, float]:
     packed = r.watch.fetch(state.totals)
     scalars |= metrics.unpack(programs.kinds, packed)
     held = r.parts.held
-    if held and trainable_rows(state.tracker.held_written, held.rows, held.window):
+    if held and state.held is not None and trainable_rows(state.tracker.held_written, held.rows, held.window):
         packed = r.watch.fetch(programs.validate(state.learner, state.held, state.counters.env_steps))
         scalars |= metrics.unpack(programs.held_kinds, packed)
     if r.parts.learner.update is not None:
@@ -230,14 +230,14 @@ def checkpoint(r: Run, state: RunState, final: bool = False) -> None:
         counters = state.counters.replace(wall_s=r.watch.total())
         state = state.replace(counters=counters, env=r.env.snapshot())
         try:
-            write(r, state, final)
+            write(r.store, state, r.parts.config.checkpoint.replay, final)
         except WriteFailed as error:  # maybe that of the checkpoint before, which was still on its way
             r.sinks.note(f"{error}; will try again")
             if final:
-                write(r, state, final)
+                write(r.store, state, r.parts.config.checkpoint.replay, final)
 
 
-def write(r: Run, state: RunState, wait: bool) -> None:
-    saving.save(r.store, state, r.parts.config.checkpoint.replay)
+def write(store: Store, state: RunState, with_replay: bool, wait: bool) -> None:
+    saving.save(store, state, with_replay)
     if wait:
-        r.store.wait()
+        store.wait()

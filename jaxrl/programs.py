@@ -163,7 +163,7 @@ def batch_shapes(replay: Replay, key: Key) -> Batch:
 
 def step_shapes(spaces: Spaces, n: int) -> Step:
     """A Step of n environments as ShapeDtypeStructs."""
-    s = jax.ShapeDtypeStruct
+    s: Any = jax.ShapeDtypeStruct
     obs = {k: s((n, *spec.shape), spec.dtype) for k, spec in spaces.obs.items()}
     flag = s((n,), jnp.bool_)
     return Step(obs=obs, reward=s((n,), jnp.float32), is_first=flag, is_last=flag, is_terminal=flag)

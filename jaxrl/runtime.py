@@ -153,7 +153,7 @@ def versions() -> dict[str, str]:
 
 
 def leave_at_once(code: int) -> None:
-    """Ends the process without clean-up; for a second Ctrl-C."""
+    """Ends the process without clean-up, whatever its threads do."""
     os._exit(code)
 
 

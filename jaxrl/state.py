@@ -11,8 +11,7 @@ from jaxrl.tracker import Tracker
 from jaxrl.types import Carry, Params
 
 
-@struct.dataclass(kw_only=True)
-class Counters:
+class Counters(struct.PyTreeNode, kw_only=True):
     """Where the run is; Python numbers."""
 
     env_steps: int = 0  # THE clock
@@ -26,8 +25,7 @@ class Counters:
     wall_s: float = 0.0  # seconds of training, summed over resumes
 
 
-@struct.dataclass(kw_only=True)
-class RunState:
+class RunState(struct.PyTreeNode, kw_only=True):
     learner: Any
     ring: Ring
     held: Ring | None  # ring of held-out episodes

@@ -10,8 +10,7 @@ from jaxrl.types import Step
 GOLDEN = 0.6180339887498949
 
 
-@struct.dataclass(kw_only=True)
-class Tracker:
+class Tracker(struct.PyTreeNode, kw_only=True):
     """Per training environment; leaves [N] numpy. A value: `advanced` returns a new one."""
 
     score: np.ndarray  # f64, raw rewards of the game so far

@@ -77,4 +77,8 @@ def train(command: flags.Command, argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    runtime.leave_at_once(code)  # after a failed save, threads of Orbax would stay for minutes

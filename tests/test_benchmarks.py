@@ -84,7 +84,8 @@ def test_smoke_runs_the_trainer_and_reads_what_it_wrote():
 
 
 def test_smoke_refuses_a_run_that_made_other_updates():
-    words = ["--config=debug", "--caches", "cold", "--updates=7", "--set", "agent=random", "eval_every=0"]
+    settings = ["agent=random", "eval_every=0", "checkpoint.enabled=false", "tensorboard.enabled=false"]
+    words = ["--config=debug", "--updates=7", "--timeout=100", "--caches", "cold", "--set", *settings]
     with pytest.raises(AssertionError, match="updates are 0, should be 7"):
         run("benchmarks.smoke", *words)
 

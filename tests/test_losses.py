@@ -113,7 +113,7 @@ class Learned:
         quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
         fresh = quick(self.model.init)(jax.random.key(0))
         self.params, self.slow = trained_looking(fresh, 1), trained_looking(fresh["val"], 2)
-        self.returns = (-0.5, 1.5)
+        self.returns = (-0.2, 1.8)
         self.key = jax.random.key(7)
         self.compiled = quick(self.one_pass)
 
@@ -248,7 +248,7 @@ def test_losses_of_actor_and_critic(case):
         close(losses[name], loss, name)
     close(behaved.returns.low, low)
     close(behaved.returns.high, high)
-    assert metrics["ret_scale"] > 1 and 0 < metrics["ret_rate"] < 1 and metrics["weight"] < 0.9
+    assert metrics["ret_scale"] > 1 and metrics["weight"] < 0.9
     for name, value in metrics.items():
         close(behaved.scalars[name], value, name)
     if options.discrete:

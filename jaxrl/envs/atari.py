@@ -89,7 +89,7 @@ class AtariEnv(PoolEnv):
         is_first, is_last = self._is_last, rows[at["done"]]
         is_terminal = rows[at["info:terminated"]] != 0
         reward = rows[at["reward"]]
-        self.outcome = Outcome(rows[at["info:reward"]], is_last)
+        self._outcome = Outcome(rows[at["info:reward"]], is_last)
         if self._mode != "unused":
             lives = rows[at["info:lives"]]
             lost = (lives > 0) & (lives < self._lives) & ~is_first  # at 0 lives the game is over anyway

@@ -34,9 +34,16 @@ class CheckedEnv(abc.ABC):
         self.spaces = spaces
         self.num_envs = num_envs
         self.action_repeat = action_repeat
-        self.outcome: Outcome | None = None  # of the last row; None before the first
+        self._outcome: Outcome | None = None
         self._pending = False
         self._closed = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """What a score counts, of the newest row."""
+        if self._outcome is None:
+            raise RuntimeError("no row yet: reset() first")
+        return self._outcome
 
     def reset(self) -> Step:
         """Starts all N episodes, whatever was going on; every row is `is_first`."""
@@ -59,7 +66,7 @@ class CheckedEnv(abc.ABC):
         self._check_open()
         if self._pending:
             raise RuntimeError("send() twice: recv() the previous step first")
-        if self.outcome is None:
+        if self._outcome is None:
             raise RuntimeError("send() before reset()")
         self._launch(check_action(action, self.spaces.action, self.num_envs))
         self._pending = True

@@ -51,6 +51,6 @@ class CatchEnv(PoolEnv):
         rows, at = self._pool._recv(), self._at
         is_first, is_last, reward = self._is_last, rows[at["done"]], rows[at["reward"]]
         self._is_last = is_last.copy()
-        self.outcome = Outcome(reward, is_last)
+        self._outcome = Outcome(reward, is_last)
         obs = {"board": rows[at["obs"]].reshape(self.num_envs, -1)}
         return Step(obs=obs, reward=reward, is_first=is_first, is_last=is_last, is_terminal=is_last.copy())

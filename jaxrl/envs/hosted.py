@@ -100,7 +100,7 @@ class Hosted(CheckedEnv):
 
     def _fetch(self) -> Step:
         step = jax.device_get(self._step)
-        self.outcome = Outcome(step.reward, step.is_last)
+        self._outcome = Outcome(step.reward, step.is_last)
         return step
 
 

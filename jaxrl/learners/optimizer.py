@@ -32,7 +32,7 @@ class OptState(NamedTuple):
 
 
 class Packing:
-    """The layout of a tree of tensors as one matrix [rows, WIDTH], each tensor padded with zeros to whole rows."""
+    """A tree of tensors as one matrix [rows, WIDTH], each tensor padded with zeros to whole rows."""
 
     def __init__(self, tree: optax.Params):
         self.leaves, self.structure = jax.tree.flatten(tree)
@@ -142,10 +142,11 @@ def make_optimizer(config: OptConfig) -> optax.GradientTransformation:
             left = jnp.sqrt(jnp.square(grads).sum()) if config.agc else norm
             grads = grads * jnp.minimum(1, config.clip / jnp.maximum(left, 1e-20))
         step, inner = scale.update(grads, state.inner)
+        step, lr = jnp.asarray(step), jnp.asarray(rate(state.count))
         if config.weight_decay:
             decayed = packing.by_row(jnp.asarray(kernels(params), jnp.float32))
             step = step + config.weight_decay * decayed * weights
-        step = -rate(state.count) * step
+        step = -lr * step
         stats = norm, rms(norm, packing), rms(jnp.linalg.norm(step), packing)
         stats = *stats, rms(jnp.sqrt(param_squares.sum()), packing)
         return packing.unpack(step), OptState(state.count + 1, inner, *stats)

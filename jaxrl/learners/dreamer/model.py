@@ -213,7 +213,7 @@ class Model:
         return mix_uniform(raw, self.config.model.actor_unimix)
 
     def choose(self, raw: jax.Array, noise: jax.Array | float) -> jax.Array:
-        """Actions from the policy head's output and noise [..., A] of `step_noise`; 0 for the most probable."""
+        """Actions from the policy head and noise [..., A] of `step_noise`; 0 for the most probable."""
         if isinstance(self.spaces.action, Discrete):
             return (self.policy_log_probs(raw) + noise).argmax(-1).astype(jnp.int32)
         mean, std = bounded_normal(raw)

@@ -88,9 +88,14 @@ class Store:
         """Shapes and dtypes of a checkpoint's arrays by name: on devices, on the host."""
         try:
             stored = self._checkpointer.checkpointables_metadata(step).metadata
-            return stored["device"], stored["host"]
+            on_device, on_host = stored["device"], stored["host"]
         except Exception as error:
             raise NoCheckpoint(f"checkpoint at step {step}: cannot be read: {reason(error)}") from error
+        if on_device is None or on_host is None:
+            raise NoCheckpoint(
+                f"checkpoint at step {step}: cannot be read: files of {self._folder / str(step)} are missing"
+            )
+        return on_device, on_host
 
     def load(self, step: int, on_device: Shapes | None) -> tuple[dict[str, jax.Array], dict[str, np.ndarray]]:
         """Arrays by name; those on devices as `on_device` describes them (shape, dtype, sharding)."""

@@ -30,6 +30,10 @@ class RunDir:
     def checkpoints(self) -> pathlib.Path:
         return self.path / "checkpoints" / "latest"
 
+    def close(self) -> None:
+        """Lets the next process in."""
+        os.close(self.lock)
+
     def begin(self, config: Config, argv: list[str]) -> None:
         """From here on the run is this command's; until here a run that is continued was only read."""
         try:

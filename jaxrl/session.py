@@ -40,7 +40,7 @@ def train(command: Command, machine: runtime.Machine, argv: list[str], stop: Cal
     with contextlib.ExitStack() as stack:
         env = stack.enter_context(training_env(config, 0))
         parts = assemble(config, machine, env)
-        run_dir = rundir.open_run(config, command.preset)
+        run_dir = stack.enter_context(contextlib.closing(rundir.open_run(config, command.preset)))
         store = stack.enter_context(opened_store(run_dir, config))
         saved = saving.newest(store) if store else None
         if saved:

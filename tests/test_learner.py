@@ -392,11 +392,11 @@ def test_no_key_is_used_twice(world):
     carry, step, _ = world.history[10]
     with jax.debug_key_reuse(True):
         with pytest.raises(KeyReuseError):
-            jax.jit(lambda key: jax.random.normal(key) + jax.random.normal(key)).lower(key)
-        jax.jit(world.learner.init).lower(key)
-        jax.jit(functools.partial(world.learner.act, mode="train")).lower(params, carry, step, key)
-        jax.jit(world.learner.update).lower(world.state, world.batch, key)
-        jax.jit(world.replay.sample).lower(world.ring, key)
+            jax.jit(lambda key: jax.random.normal(key) + jax.random.normal(key)).trace(key)
+        jax.jit(world.learner.init).trace(key)
+        jax.jit(functools.partial(world.learner.act, mode="train")).trace(params, carry, step, key)
+        jax.jit(world.learner.update).trace(world.state, world.batch, key)
+        jax.jit(world.replay.sample).trace(world.ring, key)
 
 
 # Precision

@@ -127,10 +127,11 @@ def test_evaluations_between_the_rows_have_rows_of_their_own(tmp_path):
     assert other.steps("replay/items") == [0, 40, 80, 100]
 
 
-def test_several_environments(tmp_path, capfd):
+@pytest.mark.parametrize("task", ["toy_clock", "atari_pong"])
+def test_several_environments(tmp_path, capfd, task):
     """Intervals are rounded up to whole vector steps, with a line that says so; env_steps count all."""
-    flags = ("--env.num_envs=3", "--env.action_repeat=4", "--eval_every=100", "--log_every=100")
-    done = run(tmp_path / "run", "--steps=400", *flags, "--terminal.style=plain")
+    flags = ("--env.num_envs=3", "--env.action_repeat=4", "--eval_every=100", "--log_every=100", f"--task={task}")
+    done = run(tmp_path / "run", "--steps=400", *flags, "--terminal.style=plain", "--env.time_limit=60")
     text = capfd.readouterr().out
     for name, (asked, used) in {"steps": (400, 408), "log_every": (100, 108), "eval_every": (100, 108)}.items():
         assert f"{name}={asked} is rounded up to {used}: one step of 3 environments is 12 env_steps" in text

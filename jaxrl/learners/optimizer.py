@@ -76,7 +76,7 @@ def clip_by_tensor(grad_squares: jax.Array, param_squares: jax.Array, clip: floa
 
     Source: Brock et al. 2021, with one norm per tensor instead of one per unit, as in dreamerv3 opt.py.
     """
-    limit = clip * jnp.maximum(smallest, jnp.sqrt(param_squares))
+    limit = jnp.maximum(clip * jnp.maximum(smallest, jnp.sqrt(param_squares)), 1e-30)  # no 0 / 0
     return 1 / jnp.maximum(1, jnp.sqrt(grad_squares) / limit)
 
 

@@ -41,7 +41,7 @@ class Store:
         return ocp.training.Checkpointer(folder, preservation_policy=policy, cleanup_tmp_directories=True)
 
     def _failed(self, step: int, error: BaseException) -> WriteFailed:
-        """What to raise. Starts afresh: Orbax would raise the error once more, and leave half a checkpoint."""
+        """What to raise. Starts afresh: Orbax would raise it once more, and leave half a checkpoint."""
         with contextlib.suppress(Exception):
             self._checkpointer.close()
         with contextlib.suppress(Exception):

@@ -201,7 +201,7 @@ class OptConfig(Section):
     name: str = leaf("laprop", "optimizer", choices=("laprop", "adam"))
     lr: float = leaf(4e-5, "learning rate after the warm-up", low=0, high=1)
     agc: float = leaf(0.3, "largest gradient norm of a tensor over its own norm; 0 = off", low=0)
-    agc_min: float = leaf(1e-3, "smallest norm of a tensor that opt.agc assumes", low=0)
+    agc_min: float = leaf(1e-3, "smallest norm of a tensor that opt.agc assumes", low=1e-8)
     clip: float = leaf(0.0, "largest gradient norm of all tensors together; 0 = off", low=0)
     beta1: float = leaf(0.9, "decay of the momentum", low=0, high=0.999999)
     beta2: float = leaf(0.999, "decay of the mean square", low=0, high=0.999999)

@@ -58,7 +58,7 @@ def rounding_notes(config: Config) -> list[str]:
     clock = clock_of(config)
     return [
         f"{name}={getattr(config, name)} is rounded up to {getattr(clock, name)}: one step of "
-        f"{config.env.num_envs} environments is {clock.stride} env_steps"
+        f"{counted(config.env.num_envs, 'environment')} is {clock.stride} env_steps"
         for name in PERIODS
         if getattr(clock, name) != getattr(config, name)
     ]
@@ -69,32 +69,39 @@ def banner(config: Config, plan: Plan, replay: Replay, facts: dict[str, str]) ->
     repeat, clock = config.env.action_repeat, plan.clock
     rows = config.batch_size * config.batch_length
     lines = [f"{name:11}{text}" for name, text in facts.items()]
-    envs = f"{config.env.num_envs} environment" + "s" * (config.env.num_envs > 1)
+    envs = counted(config.env.num_envs, "environment")
     lines.append(f"{'task':11}{config.task}, {envs}, action repeat {repeat}, seed {config.seed}")
     lines.append(f"{'length':11}{clock.steps:,} env_steps = {clock.steps // repeat:,} agent_steps")
     if config.agent != "random":
         if plan.updates:
             each = rows / config.train_ratio * repeat
+            pace = f"1 per {each:g} env_steps" if each >= 1 else f"{1 / each:g} per env_step"
             lines.append(
                 f"{'learning':11}{plan.updates:,} updates of {config.batch_size}x{config.batch_length} rows: "
-                f"1 per {each:g} env_steps, the first at {plan.first_update * repeat:,} env_steps"
+                f"{pace}, the first at {plan.first_update * repeat:,} env_steps"
             )
         elif config.train_ratio:
             lines.append(
                 f"{'learning':11}NO updates: the first needs {plan.first_update * repeat:,} env_steps "
                 "(--batch_length, --warmup), the run is shorter"
             )
+        else:
+            lines.append(f"{'learning':11}NO updates: train_ratio=0")
         lines.append(
             f"{'replay':11}{replay.rows * replay.streams:,} rows x {replay.row_bytes:,} B = "
-            f"{replay.nbytes / 1e9:.3f} GB on the {config.replay.placement}"
+            f"{replay.nbytes / 1e6:,.1f} MB on the {config.replay.placement}"
         )
-    per = f"{config.eval_eps} episode" + "s" * (config.eval_eps > 1)
+    per = counted(config.eval_eps, "episode")
     lines.append(
         f"{'evaluation':11}"
         + (
-            f"{plan.evaluations} of {per}, every {clock.eval_every:,} env_steps"
+            f"{plan.evaluations}, each of {per}, every {clock.eval_every:,} env_steps"
             if plan.evaluations
             else "never"
         )
     )
     return lines + rounding_notes(config)
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + "s" * (number != 1)

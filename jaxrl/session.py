@@ -19,6 +19,7 @@ from jaxrl.flags import Command
 from jaxrl.keys import ACT, env_seed
 from jaxrl.programs import Parts, Programs
 from jaxrl.sinks import Sinks, make_sinks
+from jaxrl.sinks.jsonl import set_aside
 from jaxrl.state import Counters, RunState
 from jaxrl.stopwatch import Stopwatch
 from jaxrl.types import Step
@@ -80,7 +81,7 @@ def train_in(
                 env.close()
                 env = stack.enter_context(training_env(config, saved.step))
         state, first = begin(env, state)
-        files = stack.enter_context(opened_episodes(run_dir, config, counters))
+        files = stack.enter_context(opened_episodes(run_dir, config, saved))
         watch = Stopwatch(counters.wall_s + time.monotonic() - began)
         watch.begin(counters.env_steps, counters.updates, compile_s)
         run_dir.note(**describe(parts, programs, compile_s))
@@ -126,14 +127,16 @@ def opened_store(run_dir: rundir.RunDir, config: Config) -> Iterator[Store | Non
 
 @contextlib.contextmanager
 def opened_episodes(
-    run_dir: rundir.RunDir, config: Config, counters: Counters
+    run_dir: rundir.RunDir, config: Config, saved: saving.Saved | None
 ) -> Iterator[EpisodeFiles | None]:
     if not config.replay.save_episodes:
         yield None
         return
     folder = run_dir.path / "episodes"
     try:
-        files = EpisodeFiles(folder, config.env.num_envs, counters.env_steps)
+        if saved is None:  # an earlier attempt may have left some
+            set_aside(folder)
+        files = EpisodeFiles(folder, config.env.num_envs, saved.step if saved else 0)
     except OSError as error:
         raise WriteFailed(f"{folder}: {error.strerror or error}") from error
     with contextlib.closing(files):

@@ -143,7 +143,9 @@ class Run:
             step = store.latest() if step is None else step
             shapes, _ = store.shapes(step)
             place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            asked = {k: jax.ShapeDtypeStruct(tuple(x.shape), x.dtype, sharding=place) for k, x in shapes.items()}
+            asked = {
+                k: jax.ShapeDtypeStruct(tuple(x.shape), x.dtype, sharding=place) for k, x in shapes.items()
+            }
             on_device, on_host = store.load(step, asked)
         finally:
             store.close()

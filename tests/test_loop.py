@@ -31,7 +31,9 @@ class Env:
         flag = np.ones(self.num_envs, bool)
         reward = np.full(self.num_envs, 0.0 if first else 1.0, np.float32)
         self.outcome = Outcome(reward, flag & last)
-        return Step(obs={}, reward=reward, is_first=flag & first, is_last=flag & last, is_terminal=flag & last)
+        return Step(
+            obs={}, reward=reward, is_first=flag & first, is_last=flag & last, is_terminal=flag & last
+        )
 
     def send(self, action):
         assert action.shape == (self.num_envs,)
@@ -120,7 +122,10 @@ class World:
         n = self.config.env.num_envs
         self.programs, env = Programs(n), Env(n)
         replay = types.SimpleNamespace(
-            rows=10**6, window=self.config.batch_length + 1, nbytes=1, spaces=Spaces(obs={}, action=Discrete(1))
+            rows=10**6,
+            window=self.config.batch_length + 1,
+            nbytes=1,
+            spaces=Spaces(obs={}, action=Discrete(1)),
         )
         nothing = dict(init=None, initial_carry=None, act=None, policy_params=None, latent_zeros=None)
         parts = types.SimpleNamespace(
@@ -249,7 +254,10 @@ def test_schedule(num_envs, action_repeat, steps, cuts, **other):
     assert set(saves) >= multiples(save, end) and set(saves) <= multiples(save, end) | {0, end}
     assert len(acted) == end // stride == state.counter
     last = [updates_by(config, n * num_envs) for n in range(len(acted))]
-    before = [0, *(next((x for x in reversed(last[:i]) if x != last[i]), last[i]) for i in range(1, len(acted)))]
+    before = [
+        0,
+        *(next((x for x in reversed(last[:i]) if x != last[i]), last[i]) for i in range(1, len(acted))),
+    ]
     assert acted == (before if config.overlap else last)
     games = [x for x in scores if x.kind == "episode"]
     assert len(games) == num_envs * ((end // stride + 1) // (LENGTH + 1)) == state.counters.episodes

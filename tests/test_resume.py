@@ -54,7 +54,7 @@ def cut_after(monkeypatch):
 
 @pytest.mark.parametrize("cuts", [[80], [57], [3], [30, 40]])
 def test_a_cut_run_is_the_same_run(straight, tmp_path, cut_after, cuts):
-    """Cut at a row, between rows, before the first update, twice: state, rows and scores are the same bits."""
+    """At a row, between rows, before the first update, twice: state, rows and scores are the same bits."""
     for calls in cuts:
         cut_after(calls)
         cut = run(tmp_path / "run", *LENGTH, code=TERMINATED)
@@ -80,7 +80,9 @@ def test_the_same_with_options(tmp_path, cut_after, flags):
 @pytest.mark.parametrize("at", [80, 120])
 def test_an_evaluation_that_was_cut_is_made_again(straight, tmp_path, cut_after, at):
     """Also the last one: without it the run is not done."""
-    before = [x["eval_episode/length"] for x in straight.scores if x["step"] < at and "eval_episode/score" in x]
+    before = [
+        x["eval_episode/length"] for x in straight.scores if x["step"] < at and "eval_episode/score" in x
+    ]
     cut_after(max(before, default=0) + 5, "eval_act", signal.SIGINT)
     cut = run(tmp_path / "run", *LENGTH, code=INTERRUPTED)
     assert cut.note["env_steps"] == at and cut.note["exit"] == "stopped"
@@ -143,7 +145,12 @@ def test_a_run_cannot_end_before_where_it_is(straight, tmp_path, capsys):
     before = {x: x.read_bytes() for x in (tmp_path / "run").glob("*.json*")}
     run(tmp_path / "run", *LENGTH, "--steps=80", code=2)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and "steps=80" in lines[0] and "has made 120" in lines[0] and "--steps=120" in lines[0]
+    assert (
+        len(lines) == 1
+        and "steps=80" in lines[0]
+        and "has made 120" in lines[0]
+        and "--steps=120" in lines[0]
+    )
     assert {x: x.read_bytes() for x in before} == before
 
 
@@ -155,26 +162,34 @@ def test_without_its_replay_a_run_fills_it_anew(tmp_path):
     again = run(tmp_path / "run", "--steps=120", *flags)
     updates = {row["step"]: row["updates"] for row in again.rows}
     assert updates[60] == 1 + (60 - 5) // 4
-    assert [updates[x] - updates[60] for x in range(70, 121, 10)] == [1 + (x - 65) // 4 for x in range(70, 121, 10)]
+    assert [updates[x] - updates[60] for x in range(70, 121, 10)] == [
+        1 + (x - 65) // 4 for x in range(70, 121, 10)
+    ]
     assert again.rows[-1]["replay/items"] == 48
     assert np.isfinite(again.rows[-1]["train/opt/loss"])
 
 
 def test_without_checkpoints_a_run_starts_anew(straight, tmp_path, capsys):
-    flags = ("--log_every=20", "--eval_every=0", "--checkpoint.enabled=false")
+    flags = ("--log_every=20", "--eval_every=0", "--checkpoint.enabled=false", "--replay.save_episodes")
     first = run(tmp_path / "run", "--steps=40", *flags)
     rows = (first.path / "metrics.jsonl").read_bytes()
     assert not (first.path / "checkpoints").exists()
     again = run(tmp_path / "run", "--steps=40", *flags)
     assert again.steps() == [0, 20, 40]
     assert (first.path / "metrics.jsonl.1").read_bytes() == rows
-    run(straight.path, *LENGTH, "--checkpoint.enabled=false", code=2)  # its checkpoints would be of another run
+    assert (
+        len(list((first.path / "episodes.1").iterdir())) == len(list((first.path / "episodes").iterdir())) > 0
+    )
+    run(
+        straight.path, *LENGTH, "--checkpoint.enabled=false", code=2
+    )  # its checkpoints would be of another run
     assert "checkpoint.enabled=false" in capsys.readouterr().err
 
 
 def test_environments_without_a_state_begin_new_episodes(tmp_path, cut_after):
     """Not with those that the run has seen already; rows, scores and episodes go on without a gap."""
     flags = ("--task=toy_catch", "--steps=200", "--log_every=50", "--eval_every=100", "--agent=random")
+    flags += ("--replay.save_episodes",)
     whole = run(tmp_path / "whole", *flags)
     cut_after(104)
     run(tmp_path / "run", *flags, code=TERMINATED)
@@ -184,8 +199,26 @@ def test_environments_without_a_state_begin_new_episodes(tmp_path, cut_after):
     assert [x["episode"] for x in games] == list(range(len(games)))
     assert {x["episode/length"] for x in games} == {9}
     assert [x["step"] for x in games][:10] == list(range(9, 100, 10)) and games[10]["step"] == 104 + 9
-    scores = [x["episode/score"] for x in games]
-    assert scores[:8] != scores[10:18]
+    begins = [np.load(x)["board"][0].argmax() for x in sorted((cut.path / "episodes").iterdir())]
+    assert len(begins) == len(games) and begins[:8] != begins[10:18]
+
+
+def test_tensorboard_forgets_what_is_made_again(straight, tmp_path):
+    """And the seconds of a run go on where they stood."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = (*LENGTH, "--tensorboard.enabled", "--save_every=40", "--checkpoint.keep=100")
+    first = run(tmp_path / "run", *flags)
+    for step in ("80", "120"):
+        shutil.rmtree(first.path / "checkpoints" / "latest" / step)
+    again = run(tmp_path / "run", *flags)
+    board = EventAccumulator(str(again.path / "tb"), size_guidance={"scalars": 0}).Reload()
+    for tag in ("train/opt/loss", "eval_episode/avg_score", "wall_s"):
+        shown = [(event.step, event.value) for event in board.Scalars(tag)]
+        assert shown == [(row["step"], np.float32(row[tag])) for row in again.rows if tag in row]
+    seconds = [row["wall_s"] for row in again.rows]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    assert "time/compile_s" in again.rows[2] and "time/compile_s" not in again.rows[3]
 
 
 def test_episodes_beyond_the_checkpoint_are_written_again(straight, tmp_path):

@@ -9,6 +9,8 @@ import sys
 import small
 from small import assert_same_arrays, assert_same_rows
 
+from jaxrl import glossary
+
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 SIZES = ("--model.size=debug", "--loss.horizon=3", "--batch_size=2", "--batch_length=8")
@@ -20,6 +22,7 @@ def run_all(folder, *commands):
     script = f"import sys; from jaxrl.train import main; sys.exit(max(main(words) for words in {words!r}))"
     done = subprocess.run(
         [sys.executable, "-c", script],
+        check=False,
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": QUICK},
         capture_output=True,
@@ -45,6 +48,7 @@ def test_the_command_of_the_field_note(tmp_path):
         losses = {k: v for k, v in row.items() if k.startswith("train/loss/")}
         assert len(losses) == 8 and all(map(math.isfinite, losses.values()))
         assert row["train/opt/skipped"] == 0 and "nan_keys" not in row
+        assert not [key for key in row if glossary.find(key) is None]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = EventAccumulator(str(done.path / "tb")).Reload()
@@ -68,8 +72,17 @@ def test_a_cut_run_of_the_real_learner_is_the_same_run(tmp_path):
 
 def test_the_small_presets_learn_something(tmp_path):
     """They start, their updates change the losses, and their scores are those of the tasks."""
-    flags = ("--steps=200", "--log_every=100", "--eval_every=200", "--eval_eps=2", "--train_ratio=4", "--batch_size=2")
-    (catch, reach), _ = run_all(tmp_path, ("catch", "--config=catch", *flags), ("reach", "--config=reach", *flags))
+    flags = (
+        "--steps=200",
+        "--log_every=100",
+        "--eval_every=200",
+        "--eval_eps=2",
+        "--train_ratio=4",
+        "--batch_size=2",
+    )
+    (catch, reach), _ = run_all(
+        tmp_path, ("catch", "--config=catch", *flags), ("reach", "--config=reach", *flags)
+    )
     for done in (catch, reach):
         assert done.steps() == [0, 100, 200] and done.steps("eval_episode/avg_score") == [200]
         assert done.rows[-1]["updates"] >= 10

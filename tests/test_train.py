@@ -9,11 +9,13 @@ import pytest
 import small
 from small import assert_same_arrays, assert_same_rows, run, timeless
 
-from jaxrl import learners, runtime
+from jaxrl import learners, loop, runtime
 from jaxrl.programs import Programs
 
 LENGTH = ("--steps=120", "--log_every=40", "--eval_every=80")
-EVAL_KEYS = {f"eval_episode/{x}" for x in ("avg_score", "std_score", "min_score", "max_score", "length", "episodes")}
+EVAL_KEYS = {
+    f"eval_episode/{x}" for x in ("avg_score", "std_score", "min_score", "max_score", "length", "episodes")
+}
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +68,24 @@ def test_evaluations_play_the_episodes_that_were_asked_for(straight):
             assert row["eval_episode/episodes"] == 2
 
 
+def test_each_environment_plays_its_share_of_an_evaluation(tmp_path, monkeypatch):
+    """The first episodes to finish would be short ones. And no two evaluations draw the same noise."""
+    drawn, act = [], Programs.eval_act
+
+    def noted(self, policy, carry, counter, step, key):
+        drawn.append(int(counter))
+        return act(self, policy, carry, counter, step, key)
+
+    monkeypatch.setattr(Programs, "eval_act", noted)
+    flags = ("--steps=40", "--log_every=0", "--eval_every=20", "--eval_eps=7", "--eval.num_envs=2")
+    done = run(tmp_path / "run", *flags)
+    for step in (20, 40):
+        games = [x for x in done.scores if x["step"] == step and "eval_episode/score" in x]
+        assert sorted(x["env"] for x in games) == [0] * 4 + [1] * 3
+        assert [x["episode"] for x in games] == list(range(7))
+    assert len(drawn) == len(set(drawn)) > 100
+
+
 def test_tensorboard_shows_the_same(straight):
     """Read with TensorBoard's own reader."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -101,7 +121,9 @@ def test_another_seed_gives_another_run(straight, tmp_path):
     assert [x["step"] for x in straight.scores] != [x["step"] for x in other.scores]
 
 
-@pytest.mark.parametrize("flags", [["--eval_every=0"], ["--eval_initial", "--eval_eps=3", "--eval.num_envs=2"]])
+@pytest.mark.parametrize(
+    "flags", [["--eval_every=0"], ["--eval_initial", "--eval_eps=3", "--eval.num_envs=2"]]
+)
 def test_evaluation_leaves_training_as_it_is(straight, tmp_path, flags):
     other = run(tmp_path / "other", *LENGTH, *flags)
     for a, b in zip(straight.rows, other.rows, strict=True):
@@ -110,14 +132,19 @@ def test_evaluation_leaves_training_as_it_is(straight, tmp_path, flags):
     assert_same_arrays(straight.arrays(), other.arrays())
     if "--eval_initial" in flags:
         assert other.steps("eval_episode/avg_score") == [0, 80, 120]
-        assert [x["step"] for x in other.scores if "eval_episode/score" in x] == [0] * 3 + [80] * 3 + [120] * 3
+        assert [x["step"] for x in other.scores if "eval_episode/score" in x] == [0] * 3 + [80] * 3 + [
+            120
+        ] * 3
 
 
 def test_logging_more_often_than_evaluating(straight, tmp_path):
     other = run(tmp_path / "other", "--steps=120", "--log_every=12", "--eval_every=60")
     assert other.steps() == list(range(0, 121, 12))
     assert other.steps("eval_episode/avg_score") == [60, 120]
-    assert_same_arrays(*({k: v for k, v in x.arrays().items() if "flushed" not in k and k != "totals" and k != "scores"} for x in (straight, other)))
+    learned = [
+        {k: x for k, x in r.arrays().items() if k.startswith(("learner", "ring"))} for r in (straight, other)
+    ]
+    assert_same_arrays(*learned)
 
 
 def test_evaluations_between_the_rows_have_rows_of_their_own(tmp_path):
@@ -130,10 +157,20 @@ def test_evaluations_between_the_rows_have_rows_of_their_own(tmp_path):
 @pytest.mark.parametrize("task", ["toy_clock", "atari_pong"])
 def test_several_environments(tmp_path, capfd, task):
     """Intervals are rounded up to whole vector steps, with a line that says so; env_steps count all."""
-    flags = ("--env.num_envs=3", "--env.action_repeat=4", "--eval_every=100", "--log_every=100", f"--task={task}")
+    flags = (
+        "--env.num_envs=3",
+        "--env.action_repeat=4",
+        "--eval_every=100",
+        "--log_every=100",
+        f"--task={task}",
+    )
     done = run(tmp_path / "run", "--steps=400", *flags, "--terminal.style=plain", "--env.time_limit=60")
     text = capfd.readouterr().out
-    for name, (asked, used) in {"steps": (400, 408), "log_every": (100, 108), "eval_every": (100, 108)}.items():
+    for name, (asked, used) in {
+        "steps": (400, 408),
+        "log_every": (100, 108),
+        "eval_every": (100, 108),
+    }.items():
         assert f"{name}={asked} is rounded up to {used}: one step of 3 environments is 12 env_steps" in text
     assert done.steps() == [0, 108, 216, 324, 408]  # the last one is where the run ends
     assert done.steps("eval_episode/avg_score") == [108, 216, 324, 408]
@@ -216,7 +253,9 @@ def test_the_random_agent(tmp_path, task):
     limits = ("--env.time_limit=120", "--env.action_repeat=4") if task == "atari_ms_pacman" else ()
     done = run(tmp_path / "run", *flags, *limits)
     assert done.steps() == [0, 80, 160] and done.steps("eval_episode/avg_score") == [160]
-    assert any("episode/score" in x for x in done.scores) and any("eval_episode/score" in x for x in done.scores)
+    assert any("episode/score" in x for x in done.scores) and any(
+        "eval_episode/score" in x for x in done.scores
+    )
     keys = {key for row in done.rows for key in row}
     assert not [key for key in keys if key.startswith(("train/", "replay/"))]
     assert all(row["updates"] == 0 for row in done.rows)
@@ -238,28 +277,30 @@ def test_clipped_rewards_are_trained_on_and_raw_ones_are_scored(tmp_path):
 
 def test_one_transfer_a_flush(tmp_path, monkeypatch):
     """Per vector step: the row out, the action back. Per update: its number. Per flush: one array back."""
-    counts = {"device_get": 0, "device_put": 0}
-    for name in counts:
+    counts = {}
 
-        def counted(*args, call=getattr(jax, name), name=name):
-            counts[name] += 1
+    def counted(name, call):
+        def wrapped(*args):
+            counts[name] = counts.get(name, 0) + 1
             return call(*args)
 
-        monkeypatch.setattr(jax, name, counted)
-    at = []
-    put = Programs.put
+        return wrapped
 
-    def noted(self, tree):
-        at.append(dict(counts))
-        return put(self, tree)
-
-    monkeypatch.setattr(Programs, "put", noted)
+    before = []
+    monkeypatch.setattr(Programs, "policy", counted("policy", Programs.policy))
+    monkeypatch.setattr(Programs, "empty", counted("empty", Programs.empty))
+    monkeypatch.setattr(
+        loop, "run", lambda *args, call=loop.run: (before.append(dict(counts)), call(*args))[1]
+    )
+    for name in ("device_get", "device_put"):
+        monkeypatch.setattr(jax, name, counted(name, getattr(jax, name)))
     flags = ("--task=toy_catch", "--log_every=20", "--eval_every=0", "--checkpoint.enabled=false")
     done = run(tmp_path / "run", "--steps=60", *flags)
     steps, updates, flushes = 60, done.note["updates"], 4
-    assert counts["device_get"] == steps + flushes
-    first = at[0]["device_put"]  # what is placed before the run begins
-    assert counts["device_put"] - first <= steps + updates + flushes + 2
+    made = {name: counts[name] - before[0].get(name, 0) for name in counts}
+    assert made["device_get"] == steps + flushes
+    assert made["device_put"] == steps + updates + flushes
+    assert made["policy"] == 1 and made["empty"] == flushes
 
 
 def test_the_guard_finds_transfers_that_nobody_asked_for(tmp_path, monkeypatch):
@@ -278,7 +319,9 @@ def test_replay_on_the_host_is_the_same_run(tmp_path):
     flags = ("--steps=80", "--log_every=40", "--eval_every=40", "--replay.holdout=0.2")
     runs = {}
     for placement in ("device", "host"):
-        process = small.start(tmp_path / placement, *flags, f"--replay.placement={placement}", env=environment)
+        process = small.start(
+            tmp_path / placement, *flags, f"--replay.placement={placement}", env=environment
+        )
         runs[placement] = process
     for placement, process in runs.items():
         out, err = process.communicate(timeout=120)
@@ -300,12 +343,20 @@ def test_a_run_that_diverges_ends_with_its_code(tmp_path, capsys):
 
 def test_dry_run_writes_nothing(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    flags = ("--config=debug", "--steps=4000", "--env.num_envs=3", "--env.action_repeat=4", "--replay.holdout=0.1")
+    flags = (
+        "--config=debug",
+        "--steps=4000",
+        "--env.num_envs=3",
+        "--env.action_repeat=4",
+        "--replay.holdout=0.1",
+    )
     assert small.train.main([*flags, "--dry_run", "--task=toy_clock"]) == 0
     text = capfd.readouterr().out
     assert not list(tmp_path.iterdir())
     assert "4,008 env_steps = 1,002 agent_steps" in text
-    assert re.search(r"learning +\d+ updates of 4x8 rows: 1 per 16 env_steps, the first at \d+ env_steps", text)
+    assert re.search(
+        r"learning +\d+ updates of 4x8 rows: 1 per 16 env_steps, the first at \d+ env_steps", text
+    )
     assert re.search(r"memory +replay +[\d,]+ B", text) and re.search(r"memory +learner +[\d,]+ B", text)
 
 

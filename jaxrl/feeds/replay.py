@@ -203,7 +203,7 @@ def check_budget(replay: Replay, other: int, budget: int, where: str) -> None:
     need = replay.nbytes + other
     if need <= budget:
         return
-    fits = int(budget * (replay.nbytes / need)) // (replay.row_bytes * replay.streams) * replay.streams
+    fits = max(0, budget - other) // (replay.row_bytes * replay.streams) * replay.streams
     remedies = [] if where == "host" else ["--replay.placement=host"]
     if fits >= replay.window * replay.streams:
         remedies.insert(0, f"--replay.capacity={fits}")

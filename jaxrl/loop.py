@@ -169,6 +169,7 @@ def settle(r: Run, state: RunState) -> RunState:
         except Interrupted:
             return state
         scalars, episodes = scalars | report.scalars, report.episodes
+        r.sinks.progress(c.env_steps, clock.steps, {"updates": c.updates})  # evaluating no longer
     if logs or evaluates:
         for number, game in enumerate(episodes):
             r.sinks.score(ScoreRow(c.env_steps, "eval_episode", game.score, game.length, game.env, number))

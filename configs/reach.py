@@ -1,7 +1,7 @@
 """Reach, a continuous-control toy: push a point to a target, on two CPU cores.
 
 Run:     python -m jaxrl.train --config=reach
-Expect:  eval_episode/avg_score above 30 of 50 by 4,000 env_steps (--agent=random: about 2); minutes on two cores.
+Expect:  eval_episode/avg_score above 30 of 50 by 4,000 env_steps (random: about 2); minutes on two cores.
 """
 
 from jaxrl.config import Config, EnvConfig, LossConfig, ModelConfig, OptConfig, ReplayConfig

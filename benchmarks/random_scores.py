@@ -9,13 +9,15 @@ difference over its standard error. The error of a published mean is not publish
 episodes, the paper's number. The deviation of a game is the largest under any of the rules, since a sample
 may lack the rare large rewards that make most of it.
 
-Prints one JSON record; beside --out, a Markdown file of the same name holds the table.
+Prints one JSON record; beside --out, a Markdown file of the same name holds the table. The same command
+continues an interrupted run that had --out.
 """
 
 import argparse
 import contextlib
 import csv
 import functools
+import json
 import math
 import pathlib
 import statistics
@@ -55,10 +57,14 @@ def main() -> None:
     head, began = record.start("random_scores"), time.monotonic()
     tasks = [f"atari_{game.removeprefix('atari_')}" for game in args.games] or list(ATARI100K)
     machine = runtime.start(config)
-    games = [score(replace(config, {"task": task}), machine, args.only_atari100k) for task in tasks]
-    found = {
-        "episodes": args.episodes,
-        "settings": args.set,
+    done = {game["task"]: game for game in kept(args)}
+    for task in tasks:
+        if task not in done:
+            done[task] = score(replace(config, {"task": task}), machine, args.only_atari100k)
+        if args.out:
+            record.write(partial_file(args), {"settings": given(args), "games": list(done.values())})
+    games = [done[task] for task in tasks]
+    found = given(args) | {
         "wall_s": round(time.monotonic() - began, 1),
         "agree": {rules: sum(game[rules]["agrees"] for game in games if rules in game) for rules in RULES},
         "games": games,
@@ -66,6 +72,7 @@ def main() -> None:
     found = record.finish(head | found, args.out)
     if args.out:
         args.out.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
+        partial_file(args).unlink()
 
 
 def arguments() -> argparse.Namespace:
@@ -81,6 +88,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only_atari100k", action="store_true", help="no other rules")
     parser.add_argument("--out", type=pathlib.Path, help="also write the record to this file, and tables")
     return parser.parse_args()
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """What the scores depend on."""
+    return {name: getattr(args, name) for name in ("episodes", "envs", "seed", "set", "only_atari100k")}
+
+
+def partial_file(args: argparse.Namespace) -> pathlib.Path:
+    return args.out.with_suffix(".partial.json")
+
+
+def kept(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Games that an interrupted run with the same --out and settings has played."""
+    if not args.out or not partial_file(args).exists():
+        return []
+    found = json.loads(partial_file(args).read_text(encoding="utf-8"))
+    return found["games"] if found["settings"] == given(args) else []
 
 
 def settings(args: argparse.Namespace) -> dict[str, Value]:

@@ -38,10 +38,15 @@ def finish(record: dict[str, Any], out: pathlib.Path | None = None) -> dict[str,
     """Prints the record as the last line of stdout, and writes it to a file if one is given."""
     record = strict(record | {"load_after": load()})
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write(out, record)
     print(json.dumps(record, allow_nan=False), flush=True)
     return record
+
+
+def write(file: pathlib.Path, record: dict[str, Any]) -> None:
+    """Writes a JSON file, and the folders above it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(strict(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def last_record(text: str) -> dict[str, Any] | None:

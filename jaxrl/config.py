@@ -11,29 +11,16 @@ Standard library only: reading a configuration must not cost an import of jax.
 """
 
 import dataclasses
-import difflib
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import ClassVar, NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-Value = int | float | bool | str
-V = TypeVar("V", int, float, bool, str)
+from jaxrl.schema import OWN, ConfigError, Leaf, Section, Value, leaf, leaves_of, nearest, show
 
 DREAMER = "dreamerv3"
-OWN = "own choice"
 BENCHMARK = "Atari-100k"
-LARGEST = 10**12  # of a whole number whose leaf names no bound
 SIZES = {"1m": 512, "12m": 2048, "25m": 3072, "50m": 4096, "100m": 6144, "200m": 8192, "400m": 12288}
 DTYPES = ("auto", "float32", "bfloat16")
-KINDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "printable text"}
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used: one line with its name, value, rule and remedy."""
-
-    def __init__(self, message: str):
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 class Widths(NamedTuple):
@@ -47,89 +34,6 @@ class Widths(NamedTuple):
 
 
 DEBUG_WIDTHS = Widths(deter=64, hidden=16, classes=4, depth=2, units=16)
-
-
-class Leaf(NamedTuple):
-    """One setting: its value in a config, and what the schema says about it."""
-
-    value: Value
-    default: Value
-    doc: str
-    unit: str
-    source: str
-    type: type
-    choices: tuple[str, ...]  # allowed strings; () if free
-    low: float | None  # inclusive bounds; None if free
-    high: float | None
-
-    @property
-    def rule(self) -> str:
-        """The range in words; "" where there is none."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        if self.low is None or self.high is None:
-            return "" if self.low is None else f"at least {self.low:g}"
-        return f"{show(self.type(self.low))} to {show(self.type(self.high))}"
-
-
-def leaf(default: V, doc: str, unit: str = "", source: str = "", *, low=None, high=None, choices=()) -> V:
-    """Declares a setting. `low` and `high` are inclusive; `choices` are the allowed strings."""
-    item = Leaf(default, default, doc, unit, source, type(default), tuple(choices), low, high)
-    return dataclasses.field(default=default, metadata={"leaf": item})
-
-
-def show(value: object) -> str:
-    """A value as one would type it, cut if it is very long."""
-    if isinstance(value, bool | float):
-        return str(value).lower()
-    text = f"{value:_}" if isinstance(value, int) else str(value)
-    return text if 0 < len(text) <= 80 else repr(text[:80])
-
-
-def nearest(name: str, names: Iterable[str], prefix: str = "", otherwise: str = "--help lists all") -> str:
-    """The remedy for an unknown name: the one that was probably meant, or where to look."""
-    name, names = name[:80].lower().replace("-", "_"), list(names)
-    near = [n for n in names if n.endswith("." + name)] or difflib.get_close_matches(name, names, 1)
-    return f"did you mean {' or '.join(prefix + n for n in near)}?" if near else otherwise
-
-
-def _leaves(section: "Section") -> dict[str, Leaf]:
-    items = {}
-    for field in dataclasses.fields(section):
-        if item := field.metadata.get("leaf"):
-            value, source = getattr(section, field.name), item.source or section.source
-            items[section.prefix + field.name] = item._replace(value=value, source=source)
-    return items
-
-
-def _checked(name: str, item: Leaf) -> Value:
-    """The value of a setting as its own type; ConfigError unless type, range and choice are right."""
-    value, rule, remedy = item.value, item.rule, f"for example {name}={show(item.default)}"
-    if item.type is float and type(value) is int and abs(value) <= LARGEST:
-        value = float(value)
-    if type(value) is not item.type or (isinstance(value, float) and not math.isfinite(value)):
-        rule = KINDS[item.type]
-    elif isinstance(value, str):
-        if value in item.choices or (not item.choices and value.isprintable()):
-            return value
-        rule, remedy = rule or KINDS[str], nearest(value, item.choices) if item.choices else remedy
-    elif value > LARGEST:
-        rule = f"at most {LARGEST:_}"
-    elif (item.low is None or value >= item.low) and (item.high is None or value <= item.high):
-        return value
-    raise ConfigError(f"{name}={show(item.value)}: must be {rule} ({item.doc}); {remedy}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Section:
-    """A group of settings; each is checked (type, range, choices) when the section is made."""
-
-    prefix: ClassVar[str] = ""
-    source: ClassVar[str] = OWN
-
-    def __post_init__(self):
-        for name, item in _leaves(self).items():
-            object.__setattr__(self, name.removeprefix(self.prefix), _checked(name, item))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,6 +113,7 @@ class OptConfig(Section):
     warmup: int = leaf(1_000, "length of the linear warm-up from 0", "updates", low=0)
     anneal: int = leaf(0, "when a cosine reaches a tenth of opt.lr; 0 = constant", "updates", low=0)
     weight_decay: float = leaf(0.0, "decoupled weight decay of kernels", "1 / updates", low=0)
+    max_skipped: int = leaf(20, "skipped in a row, not being finite, that end the run", "updates", OWN, low=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,6 +154,10 @@ class CheckpointConfig(Section):
     enabled: bool = leaf(True, "save checkpoints, and continue from them")
     replay: bool = leaf(True, "store replay too; without it a continued run fills it anew")
     keep: int = leaf(2, "newest checkpoints kept", "checkpoints", low=1, high=1_000)
+    best_metric: str = leaf("eval_episode/avg_score", "of evaluations; the checkpoint with the highest is kept")
+    periodic_every: int = leaf(0, "period of lasting checkpoints, without replay; 0 = never", "env_steps", low=0)
+    periodic_keep: int = leaf(0, "newest of them kept; 0 = all", "checkpoints", low=0, high=1_000_000)
+    failures: int = leaf(5, "failed saves in a row that end the run", "saves", low=1, high=1_000)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -259,6 +168,12 @@ class RuntimeConfig(Section):
     matmul_precision: str = leaf("default", "of float32 products", choices=("default", "high", "highest"))
     debug_nans: bool = leaf(False, "stop at the operation that makes a NaN; slow")
     transfer_guard: bool = leaf(True, "implicit transfers to and from devices are errors", source=DREAMER)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DebugConfig(Section):
+    prefix = "debug."
+    fault: str = leaf("", "fault to inject, KIND@PLACE[:NUMBER], for tests; see BUILD_NOTES.md")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -281,6 +196,10 @@ class Config(Section):
     save_every: int = leaf(0, "period of checkpoints; 0 = by save_seconds only", "env_steps", low=0)
     save_seconds: float = leaf(900.0, "period of checkpoints in time; 0 = never", "seconds", DREAMER, low=0)
     logdir: str = leaf("", "run directory; empty = runs/<config>/<task>-<time>-<seed>", "path")
+    resume_from: str = leaf("", "run or checkpoint that a new run goes on from, with its steps", "path")
+    init_from: str = leaf("", "run or checkpoint that a new run takes parameters from", "path")
+    init_filter: str = leaf(".*", "regular expression; parameters in whose name it is found are taken")
+    allow_config_change: bool = leaf(False, "continue a run with settings that change what it is")
     device: str = leaf("auto", "error if a named one is missing", choices=("auto", "cpu", "gpu", "tpu"))
     env: EnvConfig = EnvConfig()
     model: ModelConfig = ModelConfig()
@@ -292,6 +211,7 @@ class Config(Section):
     tensorboard: TensorboardConfig = TensorboardConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    debug: DebugConfig = DebugConfig()
 
     def __post_init__(self):
         super().__post_init__()
@@ -308,10 +228,10 @@ class Config(Section):
 
 def leaves(config: Config) -> dict[str, Leaf]:
     """Every setting by dotted name: the top level first, then section by section."""
-    found = _leaves(config)
+    found = leaves_of(config)
     for field in dataclasses.fields(config):
         if not field.metadata:
-            found |= _leaves(getattr(config, field.name))
+            found |= leaves_of(getattr(config, field.name))
     return found
 
 
@@ -384,8 +304,11 @@ def _broken(c: Config) -> Iterator[tuple[str, str, str]]:
         yield "opt.anneal", f"0 or above opt.warmup={c.opt.warmup}", "opt.anneal=0"
     if not c.runtime.compile_cache:
         yield "runtime.compile_cache", "auto, off or a folder", "runtime.compile_cache=auto"
-    try:
-        re.compile(c.terminal.filter)
-    except (re.error, OverflowError, RecursionError) as error:
-        yield "terminal.filter", f"a regular expression ({error})", "terminal.filter=.*"
+    for name, pattern in (("terminal.filter", c.terminal.filter), ("init_filter", c.init_filter)):
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            yield name, f"a regular expression ({error})", f"{name}=.*"
+    if c.resume_from and c.init_from:
+        yield "init_from", "empty beside resume_from", "init_from="
     model_widths(dataclasses.replace(c.model, size="1m") if c.model.size == "auto" else c.model)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxrl import keys, metrics
 from jaxrl.config import Config
 from jaxrl.feeds.replay import Replay, Ring, row_of
-from jaxrl.runtime import Machine, compiler_options
+from jaxrl.runtime import Machine, compiler_options, give_back_memory
 from jaxrl.types import ActOutput, Array, Batch, Carry, Key, Learner, Metrics, Params, Spaces, Step
 
 
@@ -53,6 +53,7 @@ class Programs:
         self.held_kinds = metrics.kinds_of(held_metric_shapes(parts))
         sources = programs(parts, metrics.empty(self.kinds), self._split)
         self.compiled = compile_all(sources, parts.machine.platform)
+        give_back_memory()
         self._key_at_replay = jax.device_put(parts.key, parts.machine.replay)
 
     def put(self, tree: Any) -> Any:

@@ -56,6 +56,8 @@ def another(name):
         return not item.default
     if item.choices:
         return next(choice for choice in item.choices if choice != item.default)
+    if item.type is str:
+        return item.default + "x"
     return item.default + 1 if item.type is int else item.default / 2 + 0.25
 
 
@@ -284,7 +286,7 @@ def test_help_shows_every_flag_once_in_groups_with_the_values_of_the_preset():
         assert text.count(f"  --{name} ") == 1, name
     assert [line for line in text.splitlines() if re.fullmatch(r"[a-z]+", line)] == (
         ["run", "env", "model", "loss", "opt", "replay", "eval", "terminal"]
-        + ["tensorboard", "checkpoint", "runtime"]
+        + ["tensorboard", "checkpoint", "runtime", "debug"]
     )
     assert max(map(len, text.splitlines())) <= 110
     assert flags.parse(["-h"]).text == flags.parse(["--help"]).text != text

@@ -15,20 +15,20 @@ SHORT = sorted([*SOURCES, *(ROOT / "benchmarks").rglob("*.py")])
 
 # From the ground up. A room imports itself and the floors below it.
 ROOMS = (
-    ("__init__", "types", "config", "exits", "glossary"),
-    ("ops", "schedule", "metrics", "runtime", "keys", "tracker", "stopwatch"),
+    ("__init__", "types", "schema", "config", "exits", "glossary"),
+    ("ops", "schedule", "metrics", "runtime", "keys", "tracker", "stopwatch", "faults"),
     ("nets", "envs"),
     ("learners", "feeds"),
     ("programs", "state", "plan"),
-    ("evaluation", "checkpoint", "sinks", "rundir", "saving"),
+    ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "nans"),
     ("loop", "flags"),
     ("session",),
-    ("train", "evaluate", "report"),
+    ("train", "evaluate", "report", "supervise"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 ENTRIES = ROOMS[-1]
 # Neighbours on one floor may see each other, but for these, which must stay exchangeable.
-STRANGERS = [{"nets", "envs"}, {"learners", "feeds"}, {"types", "config"}, {"exits", "config"}]
+STRANGERS = [{"nets", "envs"}, {"learners", "feeds"}, {"types", "config"}, {"types", "schema"}, {"exits", "config"}]
 FORBIDDEN = {"learners": {"envs"}, "flags": set(FLOOR) - {"flags", "config", "__init__"}}
 
 # Third-party packages and process-wide settings, and the one room that may touch them.

@@ -121,11 +121,12 @@ def test_initial_deviations():
     assert not zero["out"]["kernel"].any() and zero["mlp"]["dense0"]["kernel"].any()
 
 
-def test_block_dense_is_a_product_per_block():
+@pytest.mark.parametrize("rows", [1, 7])
+def test_block_dense_is_a_product_per_block(rows):
     draw = np.random.default_rng(0)
     layer = BlockDense(6, 2, F32, shared=3)
     kernel, bias = draw.normal(size=(2, 5, 3)), draw.normal(size=6)
-    x, shared = draw.normal(size=(7, 4)), draw.normal(size=(7, 3))
+    x, shared = draw.normal(size=(rows, 4)), draw.normal(size=(rows, 3))
     params = {"params": {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}}
     got = layer.apply(params, jnp.float32(x), jnp.float32(shared))
     parts = [np.concatenate([x[:, 2 * b : 2 * b + 2], shared], -1) @ kernel[b] for b in range(2)]

@@ -83,6 +83,10 @@ class BlockDense(nn.Module):
         kernel = self.param("kernel", variance_scaled(g * (width + self.shared)), shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype).reshape(*x.shape[:-1], g, width)
+        if shared is not None and x.size == g * width:
+            # Acting in one environment: to rearrange the kernel would take longer than to use it as it lies.
+            seen = jnp.broadcast_to(shared.astype(self.dtype)[..., None, :], (*x.shape[:-1], self.shared))
+            x, width, shared = jnp.concatenate([x, seen], -1), width + self.shared, None
         y = jnp.einsum("...gi,gio->...go", x, kernel[:, :width]).reshape(*x.shape[:-2], self.features)
         if shared is not None:
             dense = kernel[:, width:].transpose(1, 0, 2).reshape(self.shared, self.features)

@@ -245,18 +245,19 @@ def time_updates(
     """Blocks of updates, each ended by waiting for everything that it made."""
     import jax
 
-    learner, ring, totals, done = state.learner, state.ring, state.totals, 0
+    learner, ring, totals, evidence, done = state.learner, state.ring, state.totals, state.evidence, 0
     wall, cpu = [], []
     for block in [2] + [args.block] * args.repeats:  # the first ones warm up
         began = time.perf_counter(), time.process_time()
-        learner, ring, totals, policy = programs.learn(learner, ring, totals, block, done)
+        learner, ring, totals, evidence, policy = programs.learn(learner, ring, totals, evidence, block, done)
         jax.block_until_ready((learner, ring, totals, policy))
         wall.append((time.perf_counter() - began[0]) / block)
         cpu.append((time.process_time() - began[1]) / block)
         done += block
     rates = [1 / seconds for seconds in wall[1:]]
     rate = 1 / statistics.median(wall[1:])
-    return state.replace(learner=learner, ring=ring, totals=totals, policy=policy), {
+    state = state.replace(learner=learner, ring=ring, totals=totals, evidence=evidence, policy=policy)
+    return state, {
         "updates_per_s": round(rate, 4),
         "spread": round((max(rates) - min(rates)) / rate, 3),
         "update_s": [round(seconds, 4) for seconds in wall[1:]],

@@ -1,119 +1,74 @@
-"""Checkpoints through Orbax: one folder per step, written in the background, committed atomically.
+"""The only user of Orbax: writes arrays into a folder in the background, and reads them back.
 
-A checkpoint is two flat dicts of arrays by dotted name: what lies on devices and what lies on the host.
+A checkpoint's arrays are two flat dicts by dotted name: what lies on devices and what lies on the host.
+Which folders there are, and which of them are checkpoints, is not decided here (stores.py).
 """
 
-import contextlib
-import dataclasses
 import logging
 import pathlib
+import shutil
 import warnings
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from jaxrl.exits import NoCheckpoint, WriteFailed
+from jaxrl.exits import NoCheckpoint
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
+UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls a folder that it has not renamed yet
 
 
-@dataclasses.dataclass
-class Pending:
-    step: int
-    response: Any
+class Response(Protocol):
+    """What was begun."""
+
+    def result(self) -> None:
+        """Waits until the folder has its name; raises whatever went wrong."""
+        ...
 
 
-class Store:
-    """The checkpoints of one folder, by step (env_steps). The newest `keep` stay."""
+def begin(folder: pathlib.Path, on_device: dict[str, Any], on_host: dict[str, np.ndarray]) -> Response:
+    """Begins to write `folder`, which must not exist; the arrays may be donated as soon as this returns."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax says all there that it raises, too
+    return ocp.save_checkpointables_async(folder, {"device": on_device, "host": on_host})
 
-    def __init__(self, folder: pathlib.Path, keep: int):
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax says all there that it raises, too
-        self._folder, self._keep = folder.resolve(), keep
-        self._pending: Pending | None = None
-        self._checkpointer = self._opened()
 
-    def _opened(self) -> ocp.training.Checkpointer:
-        # Orbax's annotations do not admit its own classes.
-        folder: Any = self._folder
-        policy: Any = ocp.training.preservation_policies.LatestN(self._keep)
-        return ocp.training.Checkpointer(folder, preservation_policy=policy, cleanup_tmp_directories=True)
+def discard(folder: pathlib.Path) -> None:
+    """Removes what a save that failed has left of `folder`."""
+    for path in (folder, *folder.parent.glob(folder.name + UNFINISHED)):
+        shutil.rmtree(path, ignore_errors=True)
 
-    def _failed(self, step: int, error: BaseException) -> WriteFailed:
-        """What to raise. Starts afresh: Orbax would raise it once more, and leave half a checkpoint."""
-        with contextlib.suppress(Exception):
-            self._checkpointer.close()
-        with contextlib.suppress(Exception):
-            self._checkpointer = self._opened()
-        return WriteFailed(f"checkpoint at step {step}: {reason(error)}")
 
-    def latest(self) -> int | None:
-        """Step of the newest committed checkpoint; None if there is none."""
-        self.wait()
-        steps = [found.step for found in self._checkpointer.checkpoints]
-        return max(steps) if steps else None
+def shapes(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Shapes and dtypes of the arrays of a checkpoint by name: on devices, on the host."""
+    try:
+        stored = ocp.checkpointables_metadata(folder).metadata
+        on_device, on_host = stored["device"], stored["host"]
+    except Exception as error:
+        raise NoCheckpoint(f"{folder}: cannot be read: {reason(error)}") from error
+    if on_device is None or on_host is None:
+        raise NoCheckpoint(f"{folder}: cannot be read: files are missing")
+    return on_device, on_host
 
-    def save(self, step: int, on_device: dict[str, jax.Array], on_host: dict[str, np.ndarray]) -> bool:
-        """Begins to write a checkpoint; the arrays may be donated as soon as this returns.
 
-        Returns:
-          False if there is one of this step already.
+def load(
+    folder: pathlib.Path, on_device: Shapes | None, part: bool = False
+) -> tuple[dict[str, jax.Array], dict[str, np.ndarray]]:
+    """Arrays by name; those on devices as `on_device` describes them (shape, dtype, sharding), None: none.
 
-        Raises:
-          WriteFailed: if the checkpoint begun before could not be written; this one was not begun.
-        """
-        if step == self.latest():
-            return False
-        try:
-            response = self._checkpointer.save_checkpointables_async(
-                step, {"device": on_device, "host": on_host}
-            )
-        except Exception as error:
-            raise self._failed(step, error) from error
-        self._pending = Pending(step, response)
-        return True
-
-    def wait(self) -> None:
-        """Waits until the checkpoint that is being written is on disk. Raises WriteFailed if it failed."""
-        if self._pending is None:
-            return
-        pending, self._pending = self._pending, None
-        try:
-            pending.response.result()
-        except Exception as error:
-            raise self._failed(pending.step, error) from error
-
-    def shapes(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Shapes and dtypes of a checkpoint's arrays by name: on devices, on the host."""
-        try:
-            stored = self._checkpointer.checkpointables_metadata(step).metadata
-            on_device, on_host = stored["device"], stored["host"]
-        except Exception as error:
-            raise NoCheckpoint(f"checkpoint at step {step}: cannot be read: {reason(error)}") from error
-        if on_device is None or on_host is None:
-            raise NoCheckpoint(
-                f"checkpoint at step {step}: cannot be read: files of {self._folder / str(step)} are missing"
-            )
-        return on_device, on_host
-
-    def load(self, step: int, on_device: Shapes | None) -> tuple[dict[str, jax.Array], dict[str, np.ndarray]]:
-        """Arrays by name; those on devices as `on_device` describes them (shape, dtype, sharding)."""
-        asked = {"host": None} if on_device is None else {"device": on_device, "host": None}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # host arrays have no sharding, which Orbax remarks on
-                loaded = self._checkpointer.load_checkpointables(step, asked)
-        except Exception as error:
-            raise NoCheckpoint(f"checkpoint at step {step}: cannot be read: {reason(error)}") from error
-        return loaded.get("device", {}), loaded["host"]
-
-    def close(self) -> None:
-        """Waits, then lets go of the folder."""
-        try:
-            self.wait()
-        finally:
-            self._checkpointer.close()
+    It must describe all of them, or with `part` only those that are wanted.
+    """
+    asked = {"host": None} if on_device is None else {"device": on_device, "host": None}
+    context = ocp.Context()
+    context.pytree.loading.partial_load = part
+    try:
+        with context, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # host arrays have no sharding, which Orbax remarks on
+            loaded = ocp.load_checkpointables(folder, asked)
+    except Exception as error:
+        raise NoCheckpoint(f"{folder}: cannot be read: {reason(error)}") from error
+    return loaded.get("device", {}), loaded["host"]
 
 
 def reason(error: BaseException) -> str:

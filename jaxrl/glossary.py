@@ -59,6 +59,7 @@ ENTRIES = (
     Entry("train/opt/param_rms", "", "root mean square of the parameters, newest"),
     Entry("train/opt/lr", "", "learning rate, newest"),
     Entry("train/opt/skipped", "updates", "updates since the last row that were not finite: no effect"),
+    Entry("train/opt/skipped_in_a_row", "updates", "the longest run of them, from before included; if any"),
     Entry("holdout/loss/<name>", "", "world-model losses on a batch of held-out episodes (replay.holdout)"),
     Entry("holdout/loss/rec/<key>", "", "the same, of a reconstruction"),
     Entry("replay/items", "agent_steps", "rows in replay"),

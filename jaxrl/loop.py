@@ -7,23 +7,23 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jaxrl import metrics, saving
-from jaxrl.checkpoint import Store
+from jaxrl import metrics
 from jaxrl.envs.base import CheckedEnv
 from jaxrl.evaluation import Interrupted, evaluate
-from jaxrl.exits import Diverged, WriteFailed
+from jaxrl.exits import Diverged
+from jaxrl.faults import OFF, Faults
 from jaxrl.feeds.episodes import EpisodeFiles
 from jaxrl.feeds.replay import trainable_rows
+from jaxrl.nans import Reports
 from jaxrl.plan import Plan
-from jaxrl.programs import Parts, Programs
+from jaxrl.programs import IN_A_ROW, SKIPPED, Parts, Programs
 from jaxrl.runtime import memory_use
+from jaxrl.saver import Saver
 from jaxrl.schedule import updates_due
 from jaxrl.sinks import Row, ScoreRow, Sinks
-from jaxrl.state import Counters, RunState
+from jaxrl.state import RunState
 from jaxrl.stopwatch import Stopwatch
 from jaxrl.types import Params, Step
-
-SKIPPED_IN_A_ROW = 20  # updates that were not finite, one after another: the run has diverged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,17 @@ class Run:
     plan: Plan
     env: CheckedEnv
     sinks: Sinks
-    store: Store | None
+    saver: Saver | None  # None: nothing is saved
+    reports: Reports
     episodes: EpisodeFiles | None
     watch: Stopwatch
     stop: Callable[[], bool]  # True once the run is asked to end
+    faults: Faults = OFF
+
+    def stop_evaluating(self) -> bool:
+        """What an evaluation asks at each of its steps."""
+        self.faults.at("eval")
+        return self.stop()
 
 
 def run(r: Run, state: RunState, step: Step) -> RunState:
@@ -52,8 +59,8 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
       The final state: `counters.env_steps` tells how far it came.
 
     Raises:
-      Diverged: too many updates in a row were not finite.
-      WriteFailed: the last save failed.
+      Diverged: too many updates in a row were not finite, or what an environment gave.
+      WriteFailed: too many saves failed.
     """
     clock, newest = r.plan.clock, r.programs.policy(state.learner)
     saved_at = time.monotonic()
@@ -66,8 +73,8 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
         late = r.parts.config.save_seconds and time.monotonic() - saved_at > r.parts.config.save_seconds
         if now == clock.steps:
             break
-        if clock.saves(now) or late:
-            checkpoint(r, state)
+        if r.saver and (clock.saves(now) or late):
+            r.saver.save(state, "interval")
             saved_at = time.monotonic()
         deadline = saved_at + r.parts.config.save_seconds if r.parts.config.save_seconds else float("inf")
         with jax.transfer_guard("disallow" if r.parts.config.runtime.transfer_guard else "allow"):
@@ -77,7 +84,8 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
         r.episodes.add(
             step, np.zeros((r.env.num_envs, *action.shape), action.dtype), state.counters.env_steps
         )
-    checkpoint(r, state, final=True)
+    if r.saver:
+        r.saver.save(state, "signal" if r.stop() else "final")
     return state
 
 
@@ -89,6 +97,7 @@ def collect(
     rows, repeat = config.batch_size * config.batch_length, config.env.action_repeat
     learns = r.parts.learner.update is not None
     while state.counters.env_steps < until and not r.stop() and time.monotonic() < deadline:
+        r.faults.at("act")
         c = state.counters.replace(env_steps=state.counters.env_steps + r.plan.clock.stride)
         placed = programs.put(step)
         out, counter = programs.act(state.policy, state.carry, state.counter, placed)
@@ -114,7 +123,8 @@ def collect(
         state = state.replace(counters=c)
         if learns and due:
             state, newest = learn(r, state, newest, due)
-        step = watch.wait("env", r.env.recv)
+        with r.reports.border(state.counters):
+            step = watch.wait("env", r.env.recv)
         state = count_episodes(r, state, step)
         r.sinks.progress(state.counters.env_steps, r.plan.clock.steps, {"updates": state.counters.updates})
     return state, step, newest
@@ -122,13 +132,17 @@ def collect(
 
 def learn(r: Run, state: RunState, newest: Params, k: int) -> tuple[RunState, Params]:
     """k updates, only enqueued. With `overlap`, acting goes on with the parameters from before them."""
+    r.faults.at("learn")
     c = state.counters
-    learner, ring, totals, policy = r.programs.learn(state.learner, state.ring, state.totals, k, c.updates)
+    learner, ring, totals, evidence, policy = r.programs.learn(
+        state.learner, state.ring, state.totals, state.evidence, k, c.updates
+    )
     r.watch.learning()
     return state.replace(
         learner=learner,
         ring=ring,
         totals=totals,
+        evidence=evidence,
         policy=newest if r.parts.config.overlap else policy,
         counters=c.replace(updates=c.updates + k),
     ), policy
@@ -160,12 +174,14 @@ def settle(r: Run, state: RunState) -> RunState:
     """The events of this step: flush, evaluate, one row for both. Unchanged state if interrupted."""
     c, clock, config = state.counters, r.plan.clock, r.parts.config
     logs, evaluates = clock.logs(c.env_steps), clock.evaluates(c.env_steps, config.eval_initial)
-    scalars, episodes = flush(r, state) if logs else {}, []
+    (scalars, packed), episodes = flush(r, state) if logs else ({}, None), []
     if evaluates:
         r.sinks.progress(c.env_steps, clock.steps, {"updates": c.updates, "phase": "evaluating"})
         try:
-            with r.watch.phase("eval"):
-                report = evaluate(config, r.programs, state.policy, r.parts.key, c.env_steps, r.stop)
+            with r.watch.phase("eval"), r.reports.border(c, "evaluation "):
+                report = evaluate(
+                    config, r.programs, state.policy, r.parts.key, c.env_steps, r.stop_evaluating
+                )
         except Interrupted:
             return state
         scalars, episodes = scalars | report.scalars, report.episodes
@@ -178,30 +194,37 @@ def settle(r: Run, state: RunState) -> RunState:
         agent_steps = c.env_steps // config.env.action_repeat
         r.sinks.write(Row(c.env_steps, agent_steps, c.updates, c.episodes, c.wall_s, scalars))
     if logs:
-        c = check_finite(c, scalars.get("train/opt/skipped", 0))
-        state = state.replace(totals=r.programs.empty(), scores=np.zeros(3))
-    return state.replace(counters=c.replace(settled=c.env_steps))
+        check_finite(r, state, scalars)
+        c = c.replace(flushed=c.updates)
+        state = state.replace(totals=r.programs.empty(packed), scores=np.zeros(3))
+    state = state.replace(counters=c.replace(settled=c.env_steps))
+    if r.saver:
+        r.saver.events(state, scalars)
+    return state
 
 
-def check_finite(c: Counters, skipped: float) -> Counters:
-    """Counts updates skipped since the last flush. Raises Diverged if none has succeeded for long."""
-    made = c.updates - c.flushed
-    in_vain = c.in_vain + made if skipped == made else 0
-    if in_vain >= SKIPPED_IN_A_ROW:
+def check_finite(r: Run, state: RunState, scalars: dict[str, float]) -> None:
+    """Tells of updates skipped since the last flush. Raises Diverged if too many of them came in a row."""
+    c, skipped, in_a_row = state.counters, int(scalars.get(SKIPPED, 0)), int(scalars.get(IN_A_ROW, 0))
+    where, made = "", c.updates - c.flushed
+    if skipped:
+        where = r.reports.skipped(state, skipped, made, in_a_row)
+        r.sinks.note(f"{skipped:,} of {made:,} updates were not finite and were skipped{where}")
+    if in_a_row >= r.parts.config.opt.max_skipped:
         raise Diverged(
-            f"diverged at step {c.env_steps:,}: the last {in_vain:,} updates were not finite and were "
-            "skipped; start again with a lower --opt.lr in another --logdir"
+            f"diverged at step {c.env_steps:,}: {in_a_row:,} updates in a row were not finite and were "
+            f"skipped{where}; start again with a lower --opt.lr in another --logdir"
         )
-    return c.replace(flushed=c.updates, in_vain=in_vain)
 
 
-def flush(r: Run, state: RunState) -> dict[str, float]:
-    """Scalars since the last flush: one transfer from the device, two with held-out episodes."""
+def flush(r: Run, state: RunState) -> tuple[dict[str, float], np.ndarray]:
+    """Scalars since the last flush, and their packed sums: one transfer, two with held-out episodes."""
+    r.faults.at("flush")
     programs, replay, config = r.programs, r.parts.replay, r.parts.config
     count, score, length = state.scores
     scalars = {"episode/score": score / count, "episode/length": length / count} if count else {}
-    packed = r.watch.fetch(state.totals)
-    scalars |= metrics.unpack(programs.kinds, packed)
+    totals = r.watch.fetch(state.totals)
+    scalars |= metrics.unpack(programs.kinds, totals)
     held = r.parts.held
     if held and state.held is not None and trainable_rows(state.tracker.held_written, held.rows, held.window):
         packed = r.watch.fetch(programs.validate(state.learner, state.held, state.counters.env_steps))
@@ -215,30 +238,4 @@ def flush(r: Run, state: RunState) -> dict[str, float]:
             * config.batch_length
             / max(1, state.counters.env_steps // config.env.action_repeat)
         )
-    return scalars | memory_use(r.parts.machine.learner)
-
-
-def checkpoint(r: Run, state: RunState, final: bool = False) -> None:
-    """Saves the whole state. A failure is told and tried again at the next save; at the last one, at once."""
-    if r.store is None:
-        return
-    with r.watch.phase("save"):
-        # A checkpoint must not know of rows that are not on disk.
-        if not r.sinks.flush() and not final:
-            at = f"{state.counters.env_steps:,}"
-            r.sinks.note(f"checkpoint at step {at}: put off, since rows before it are not on disk")
-            return
-        counters = state.counters.replace(wall_s=r.watch.total())
-        state = state.replace(counters=counters, env=r.env.snapshot())
-        try:
-            write(r.store, state, r.parts.config.checkpoint.replay, final)
-        except WriteFailed as error:  # maybe that of the checkpoint before, which was still on its way
-            r.sinks.note(f"{error}; will try again")
-            if final:
-                write(r.store, state, r.parts.config.checkpoint.replay, final)
-
-
-def write(store: Store, state: RunState, with_replay: bool, wait: bool) -> None:
-    saving.save(store, state, with_replay)
-    if wait:
-        store.wait()
+    return scalars | memory_use(r.parts.machine.learner), totals

@@ -42,6 +42,7 @@ def clock_of(config: Config) -> Clock:
         log_every=config.log_every,
         eval_every=config.eval_every,
         save_every=config.save_every,
+        periodic_every=config.checkpoint.periodic_every,
     )
 
 

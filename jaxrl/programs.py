@@ -13,8 +13,12 @@ import numpy as np
 from jaxrl import keys, metrics
 from jaxrl.config import Config
 from jaxrl.feeds.replay import Replay, Ring, row_of
+from jaxrl.ops.finite import all_finite, named_floats
 from jaxrl.runtime import Machine, compiler_options, give_back_memory
-from jaxrl.types import ActOutput, Array, Batch, Carry, Key, Learner, Metrics, Params, Spaces, Step
+from jaxrl.types import ActOutput, Array, Batch, Carry, Evidence, Key, Learner, Metrics, Params, Spaces, Step
+
+SKIPPED, IN_A_ROW = "train/opt/skipped", "train/opt/skipped_in_a_row"
+RINGS = ("ring.", "held.")  # how the names of arrays in rings begin
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,27 +91,47 @@ class Programs:
         return ring, self.compiled["insert_held"].call(held_ring, *row, masks[1])
 
     def learn(
-        self, state: Any, ring: Ring, totals: jax.Array, k: int, done: int
-    ) -> tuple[Any, Ring, jax.Array, Params]:
-        """k updates, numbered from `done`; state, ring and totals are donated. Returns the new policy too."""
+        self, state: Any, ring: Ring, totals: jax.Array, evidence: Evidence | None, k: int, done: int
+    ) -> tuple[Any, Ring, jax.Array, Evidence | None, Params]:
+        """k updates, numbered from `done`; all but the numbers is donated. Returns the new policy too."""
         if not self._split:
             policy, each = None, k if loops(self._parts) else 1
             for number in range(done, done + k, each):
                 plan = self.put(np.array([each, number], np.int32))
-                state, ring, totals, policy = self.compiled["learn"].call(
-                    state, ring, totals, plan, self._parts.key
+                state, ring, totals, evidence, policy = self.compiled["learn"].call(
+                    state, ring, totals, evidence, plan, self._parts.key
                 )
-            return state, ring, totals, policy
+            return state, ring, totals, evidence, policy
         for number in range(done, done + k):
             at = jax.device_put(np.int32(number), self._parts.machine.replay)
             ring, batch, window = self.compiled["sample"].call(ring, at, self._key_at_replay)
             number = self.put(np.int32(number))
-            state, totals, latents = self.compiled["update"].call(
-                state, self.put(batch), totals, number, self._parts.key
+            state, totals, evidence, latents = self.compiled["update"].call(
+                state, self.put(batch), totals, evidence, number, self._parts.key
             )
             latents = jax.device_put(latents, self._parts.machine.replay)
             ring = self.compiled["refresh"].call(ring, window, latents)
-        return state, ring, totals, self.compiled["policy"].call(state)
+        return state, ring, totals, evidence, self.compiled["policy"].call(state)
+
+    def explain(self, state: Any, evidence: Evidence) -> dict[str, jax.Array]:
+        """Which numbers of the kept update are finite, by name, with the state of now. Compiles."""
+        assert self._parts.learner.explain is not None
+        source = Source(explain_program(self._parts.learner.explain), (state, evidence, self._parts.key))
+        return compile_all({"explain": source}, self._parts.machine.platform)["explain"].call(*source.shapes)
+
+    def finite(self, arrays: dict[str, jax.Array]) -> jax.Array:
+        """[L] bool, in sorted order of their names whether the elements of L arrays are all finite.
+
+        Args:
+          arrays: the floating ones of the learner, policy and carry, and of the rings or not, by dotted
+            name as in a RunState; none of size 0.
+        """
+        names = sorted(arrays)
+        found = self.compiled["finite"].call(*(arrays[k] for k in names if not k.startswith(RINGS)))
+        if rings := [arrays[k] for k in names if k.startswith(RINGS)]:
+            there = self.compiled["finite_rings"].call(*rings)
+            return self.compiled["finite_joined"].call(found, self.put(there))
+        return found
 
     def validate(self, state: Any, held_ring: Ring, env_steps: int) -> jax.Array:
         """Packed world-model losses of a batch from the held-out ring."""
@@ -133,9 +157,17 @@ class Programs:
     def eval_carry(self) -> Carry:
         return self.compiled["eval_carry"].call()
 
-    def empty(self) -> jax.Array:
-        """Packed metrics without values."""
-        return self.put(metrics.empty(self.kinds))
+    def empty(self, before: np.ndarray | None = None) -> jax.Array:
+        """Packed metrics without values, to follow those of `before`, if any."""
+        return self.put(metrics.empty(self.kinds) if before is None else metrics.flushed(self.kinds, before))
+
+    def no_evidence(self) -> Evidence | None:
+        """No update was bad so far; None where nothing is learned."""
+        if self._parts.learner.update is None:
+            return None
+        batch = batch_shapes(self._parts.replay, self._parts.key)
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
+        return self.put(Evidence(number=np.array(-1, np.int32), batch=zeros))
 
     def policy(self, state: Any) -> Params:
         """Parameters for acting, copied, so that they survive the donation of `state`."""
@@ -143,12 +175,16 @@ class Programs:
 
 
 def metric_shapes(parts: Parts) -> Metrics:
-    if parts.learner.update is None:
+    if (update := parts.learner.update) is None:
         return {}
     state = jax.eval_shape(parts.learner.init, parts.key)
-    return jax.eval_shape(
-        parts.learner.update, state, batch_shapes(parts.replay, parts.key), parts.key
-    ).metrics
+    batch = batch_shapes(parts.replay, parts.key)
+    return jax.eval_shape(lambda *a: with_streak(update(*a).metrics), state, batch, parts.key)
+
+
+def with_streak(found: Metrics) -> Metrics:
+    """The metrics of an update, and where skipped ones are counted, how many of them came in a row."""
+    return found | {IN_A_ROW: metrics.Streak.of(found[SKIPPED].total)} if SKIPPED in found else found
 
 
 def held_metric_shapes(parts: Parts) -> Metrics:
@@ -191,17 +227,18 @@ def programs(parts: Parts, totals: Array, split: bool) -> dict[str, Source]:
     number = jax.ShapeDtypeStruct((), jnp.int32)
     here, there = shaped(number, home), shaped(number, store)
     ring = shaped(jax.eval_shape(replay.init), store)
+    batch = shaped(batch_shapes(replay, key), home)
+    evidence = Evidence(number=here, batch=batch)
     found = {}
     if learner.update is not None and not split:
         plan = shaped(jax.ShapeDtypeStruct((2,), jnp.int32), home)
-        found["learn"] = Source(
-            learn_program(learner, replay, loops(parts)), (state, ring, totals, plan, key), (0, 1, 2)
-        )
+        arguments = state, ring, totals, evidence, plan, key
+        found["learn"] = Source(learn_program(learner, replay, loops(parts)), arguments, (0, 1, 2, 3))
     if learner.update is not None and split:
-        batch = shaped(batch_shapes(replay, key), home)
         window = shaped(jax.eval_shape(replay.sample, ring, key)[2], store)
         latents = shaped(jax.eval_shape(learner.update, state, batch, key).latents, store)
-        found["update"] = Source(update_program(learner), (state, batch, totals, here, key), (0, 2))
+        arguments = state, batch, totals, evidence, here, key
+        found["update"] = Source(update_program(learner), arguments, (0, 2, 3))
         found["sample"] = Source(sample_program(replay, keys.LEARN), (ring, there, key_store), (0,))
         found["refresh"] = Source(replay.write_latents, (ring, window, latents), (0,))
     for name, n, mode, purpose in (
@@ -211,8 +248,9 @@ def programs(parts: Parts, totals: Array, split: bool) -> dict[str, Source]:
         step = shaped(step_shapes(replay.spaces, n), home)
         carry = shaped(jax.eval_shape(lambda n=n: learner.initial_carry(n)), home)
         found[name] = Source(act_program(learner, mode, purpose), (policy, carry, here, step, key), (1, 2))
+    carry = shaped(jax.eval_shape(lambda: learner.initial_carry(replay.streams)), home)
+    held = shaped(jax.eval_shape(parts.held.init), store) if parts.held else None
     if learner.update is not None:
-        carry = jax.eval_shape(lambda: learner.initial_carry(replay.streams))
         step = step_shapes(replay.spaces, replay.streams)
         out = jax.eval_shape(lambda *a: learner.act(*a, "train"), policy, carry, step, key)
         row = shaped((step, out.action, out.latents), store)
@@ -220,7 +258,6 @@ def programs(parts: Parts, totals: Array, split: bool) -> dict[str, Source]:
         clip = config.env.clip_reward
         found["insert"] = Source(insert_program(replay, clip), (ring, *row, *mask), (0,))
         if parts.held:
-            held = shaped(jax.eval_shape(parts.held.init), store)
             found["insert_held"] = Source(insert_program(parts.held, clip), (held, *row, *mask), (0,))
             found["held_batch"] = Source(held_program(parts.held), (held, there, key_store))
             batch = shaped(batch_shapes(parts.held, key), home)
@@ -229,7 +266,17 @@ def programs(parts: Parts, totals: Array, split: bool) -> dict[str, Source]:
     found["carry"] = Source(lambda: learner.initial_carry(replay.streams), ())
     found["eval_carry"] = Source(lambda: learner.initial_carry(parts.eval_envs), ())
     found["policy"] = Source(learner.policy_params, (state,))
-    return found
+    rest = named_floats({"learner": state, "policy": policy, "carry": carry})
+    return found | finite_programs(home, rest, named_floats({"ring": ring, "held": held}))
+
+
+def finite_programs(home: Any, rest: dict[str, Any], rings: dict[str, Any]) -> dict[str, Source]:
+    """For arrays and for those in rings, which may lie elsewhere, and for both, sorted by name."""
+    order = np.argsort([*rest, *rings])
+    flags = shaped([jax.ShapeDtypeStruct((len(x),), jnp.bool_) for x in (rest, rings)], home)
+    joined = Source(lambda *x: jnp.concatenate(x)[order], tuple(flags))
+    one, other = (Source(all_finite, tuple(x.values())) for x in (rest, rings))
+    return {"finite": one, "finite_rings": other, "finite_joined": joined}
 
 
 def shaped(tree: Any, device: Any) -> Any:
@@ -267,16 +314,16 @@ def learn_program(learner: Learner, replay: Replay, many: bool) -> Callable[...,
     """plan is i32 [2]: updates to make (if `many`, else one), updates made before."""
     sample, update = sample_program(replay, keys.LEARN), update_program(learner)
 
-    def learn(state, ring, totals, plan, key):
+    def learn(state, ring, totals, evidence, plan, key):
         def one(i, carry):
-            state, ring, totals = carry
+            state, ring, totals, evidence = carry
             ring, batch, window = sample(ring, plan[1] + i, key)
-            state, totals, latents = update(state, batch, totals, plan[1] + i, key)
-            return state, replay.write_latents(ring, window, latents), totals
+            state, totals, evidence, latents = update(state, batch, totals, evidence, plan[1] + i, key)
+            return state, replay.write_latents(ring, window, latents), totals, evidence
 
-        start = state, ring, totals
-        state, ring, totals = jax.lax.fori_loop(0, plan[0], one, start) if many else one(0, start)
-        return state, ring, totals, learner.policy_params(state)
+        carry = state, ring, totals, evidence
+        carry = jax.lax.fori_loop(0, plan[0], one, carry) if many else one(0, carry)
+        return *carry, learner.policy_params(carry[0])
 
     return learn
 
@@ -292,11 +339,30 @@ def update_program(learner: Learner) -> Callable[..., Any]:
     assert learner.update is not None
     learn = learner.update
 
-    def update(state, batch, totals, counter, key):
-        out = learn(state, batch, jax.random.fold_in(keys.key_for(key, keys.LEARN, counter), 1))
-        return out.state, metrics.add(totals, out.metrics), out.latents
+    def update(state, batch, totals, evidence, counter, key):
+        out = learn(state, batch, learner_key(key, keys.LEARN, counter))
+        skipped = out.metrics[SKIPPED].total > 0 if SKIPPED in out.metrics else None
+        totals = metrics.add(totals, with_streak(out.metrics), skipped)
+        if skipped is not None:
+            new = Evidence(number=counter, batch=batch)
+            first = skipped & (evidence.number < 0)
+            evidence = jax.lax.cond(first, lambda: new, lambda: evidence)
+        return out.state, totals, evidence, out.latents
 
     return update
+
+
+def learner_key(key: Key, purpose: int, number: Array) -> Key:
+    """For what the learner does with a batch; the batch was drawn with another."""
+    return jax.random.fold_in(keys.key_for(key, purpose, number), 1)
+
+
+def explain_program(explain: Callable[..., Any]) -> Callable[..., Any]:
+    def run(state, evidence, key):
+        numbers = explain(state, evidence.batch, learner_key(key, keys.LEARN, evidence.number))
+        return dict(zip(numbers, jnp.unstack(all_finite(*numbers.values())), strict=True))
+
+    return run
 
 
 def held_program(held: Replay) -> Callable[..., Any]:
@@ -309,9 +375,7 @@ def validate_program(learner: Learner) -> Callable[..., Any]:
     validate = learner.validate
 
     def run(state, batch, counter, key):
-        return metrics.pack(
-            validate(state, batch, jax.random.fold_in(keys.key_for(key, keys.HOLDOUT, counter), 1))
-        )
+        return metrics.pack(validate(state, batch, learner_key(key, keys.HOLDOUT, counter)))
 
     return run
 

@@ -8,10 +8,11 @@ import ctypes
 import dataclasses
 import os
 import pathlib
+import signal
 import sys
 import threading
 from importlib import metadata
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxrl.config import Config, ConfigError, replace
 
@@ -160,7 +161,7 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **found}
 
 
-def leave_at_once(code: int) -> None:
+def leave_at_once(code: int) -> NoReturn:
     """Ends the process without clean-up, whatever its threads do."""
     os._exit(code)
 
@@ -169,6 +170,31 @@ def say_at_once(text: str) -> None:
     """Writes to standard error from a signal handler, where buffered output is not allowed."""
     with contextlib.suppress(OSError):
         os.write(2, text.encode())
+
+
+def jax_watches_sigterm() -> bool:
+    """True where jax.distributed has connected this process with others: it has a handler of its own then."""
+    jax = sys.modules.get("jax")  # the question comes before it is imported, too
+    return jax is not None and jax.distributed.is_initialized() and jax.config.jax_enable_preemption_service
+
+
+def preempted(poll: int) -> bool:
+    """True once any of the connected processes got a SIGTERM, in all of them at the same poll.
+
+    Args:
+      poll: one more at each call. jax agrees with all processes on the poll that follows the last one made
+        anywhere, and answers True at that one only.
+    """
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(poll)
+
+
+def end_with_parent() -> None:
+    """Makes the system send SIGTERM to this process when the one that started it is gone. Linux only."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def on_main_thread() -> bool:

@@ -1,61 +1,89 @@
 """RunState to checkpoint and back."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.checkpoint import Shapes, Store, flatten, unflatten
+from jaxrl import checkpoint, runtime
+from jaxrl.checkpoint import Shapes, flatten, unflatten
+from jaxrl.config import Config, ConfigError, show, to_dict
 from jaxrl.exits import NoCheckpoint
 from jaxrl.programs import Programs
+from jaxrl.rundir import now
 from jaxrl.state import Counters, RunState
+from jaxrl.stores import Checkpoint
 from jaxrl.tracker import Tracker
 
 ON_DEVICE = ("learner", "policy", "carry", "counter", "totals")
 RINGS = ("ring", "held")
+OVERHEAD = 96 * 2**20  # bytes of host memory that a save or a load takes beside one copy of what is saved
+PARAMETERS = ("learner.params.", "learner.slow.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
     """What must be known of a checkpoint before the state that it will fill is made."""
 
-    step: int  # its name, env_steps
+    checkpoint: Checkpoint
     counters: Counters
     rows: int  # per stream of its ring; 0 if replay was not stored
     held_rows: int  # the same of held-out episodes
 
+    @property
+    def step(self) -> int:
+        """env_steps."""
+        return self.checkpoint.step
 
-def save(store: Store, state: RunState, with_replay: bool) -> bool:
-    """Begins to write the whole state; False if this step is on disk already."""
+
+def arrays(state: RunState, with_replay: bool) -> tuple[dict[str, jax.Array], dict[str, np.ndarray]]:
+    """The whole state by name: on devices, on the host."""
     names = ON_DEVICE + (RINGS if with_replay else ())
     on_device = flatten({name: getattr(state, name) for name in names})
     on_device = {k: x for k, x in on_device.items() if x.size}  # Orbax refuses empty arrays
-    return store.save(state.counters.env_steps, on_device, host_leaves(state))
+    return on_device, host_leaves(state)
 
 
 def host_leaves(state: RunState) -> dict[str, np.ndarray]:
-    counters = {k: np.asarray(v) for k, v in dataclasses.asdict(state.counters).items()}
     env = {f"env.{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state.env))}
-    return flatten({"counters": counters, "tracker": state.tracker, "scores": state.scores}) | env
+    return flatten({"tracker": state.tracker, "scores": state.scores}) | env
 
 
-def newest(store: Store) -> Saved | None:
-    """What the newest checkpoint is, without loading anything large; None if there is none."""
-    step = store.latest()
-    if step is None:
-        return None
-    shapes, _ = store.shapes(step)
-    _, on_host = store.load(step, None)
-    counters = Counters(
-        **{f.name: on_host[f"counters.{f.name}"].item() for f in dataclasses.fields(Counters)}
-    )
-    rows = [shapes[f"{x}.rows.reward"].shape[0] if f"{x}.rows.reward" in shapes else 0 for x in RINGS]
-    return Saved(step, counters, *rows)
+def facts(
+    config: Config, identity: dict[str, Any], state: RunState, named: tuple[dict[str, Any], dict[str, Any]]
+) -> dict[str, Any]:
+    """What a manifest says beside the digests.
+
+    Args:
+      identity: id and lineage of the run.
+      named: the arrays that are saved.
+    """
+    leaves = {k: f"{x.dtype}{list(x.shape)}" for part in named for k, x in sorted(part.items())}
+    return {
+        **identity,
+        "time": now(),
+        "counters": dataclasses.asdict(state.counters),
+        "agent_steps": state.counters.env_steps // config.env.action_repeat,
+        "config": to_dict(config),
+        "versions": runtime.versions(),
+        "leaves": leaves,
+    }
 
 
-def restore(store: Store, saved: Saved, fresh: RunState) -> RunState:
+def known(found: Checkpoint) -> Saved:
+    """What a checkpoint is, without loading anything large. Raises NoCheckpoint if it is not one of ours."""
+    counters = found.manifest["counters"]
+    names = {f.name for f in dataclasses.fields(Counters)}
+    stored, _ = checkpoint.shapes(found.folder)
+    rows = [stored[f"{x}.rows.reward"].shape[0] if f"{x}.rows.reward" in stored else 0 for x in RINGS]
+    # A counter that is no longer kept is passed over, one that was not kept then has its default.
+    return Saved(found, Counters(**{k: x for k, x in counters.items() if k in names}), *rows)
+
+
+def restore(saved: Saved, fresh: RunState) -> RunState:
     """The state of a checkpoint; `fresh`, a new run's state, says what it must look like and is used up.
 
     A ring that was smaller (a shorter run, so that it has not wrapped) grows; one that was not stored
@@ -63,16 +91,17 @@ def restore(store: Store, saved: Saved, fresh: RunState) -> RunState:
     a list of arrays.
 
     Raises:
-      NoCheckpoint: if the checkpoint is damaged or of another model, naming the first array that differs.
+      NoCheckpoint: if the checkpoint is of another model, naming the first array that differs.
     """
+    folder = saved.checkpoint.folder
     names = ON_DEVICE + (RINGS if saved.rows else ())
     blank = {name: getattr(fresh, name) for name in names}
     full = {k: x for k, x in flatten(blank).items() if x.size}
     wanted = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in full.items()}
-    asked = check_shapes(saved.step, store.shapes(saved.step)[0], wanted)
+    asked = check_shapes(folder, checkpoint.shapes(folder)[0], wanted)
     for array in full.values():
         array.delete()  # there may not be room for two rings
-    on_device, on_host = store.load(saved.step, asked)
+    on_device, on_host = checkpoint.load(folder, asked)
     leaves = flatten(blank) | {k: grown(on_device[k], like.shape) for k, like in wanted.items()}
     tracker = unflatten(fresh.tracker, {k: on_host[f"tracker.{k}"] for k in flatten(fresh.tracker)})
     env = [on_host[f"env.{i}"] for i in range(sum(name.startswith("env.") for name in on_host))]
@@ -86,21 +115,68 @@ def restore(store: Store, saved: Saved, fresh: RunState) -> RunState:
     return state if saved.rows else without_replay(state)
 
 
-def check_shapes(step: int, stored: dict[str, Any], wanted: Shapes) -> Shapes:
+def check_shapes(folder: Any, stored: dict[str, Any], wanted: Shapes) -> Shapes:
     """What to load: `wanted` with the shapes that are stored. Raises NoCheckpoint where they do not fit."""
+    stored = {k: x for k, x in stored.items() if k in wanted or k.partition(".")[0] not in RINGS}
     if missing := sorted(wanted.keys() - stored.keys()):
-        raise NoCheckpoint(f"checkpoint at step {step}: lacks {missing[0]} and {len(missing) - 1} others")
+        raise NoCheckpoint(f"{folder}: lacks {missing[0]} and {len(missing) - 1} others that this run needs")
     if extra := sorted(stored.keys() - wanted.keys()):
-        raise NoCheckpoint(f"checkpoint at step {step}: holds {extra[0]}, which this run does not have")
+        raise NoCheckpoint(f"{folder}: holds {extra[0]}, which this run does not have")
     for name, like in wanted.items():
         shape, dtype = tuple(stored[name].shape), stored[name].dtype
         grows = name.startswith("ring.rows.") and shape[:1] <= like.shape[:1]
         if dtype != like.dtype or (shape[1:] if grows else shape) != like.shape[grows:]:
             raise NoCheckpoint(
-                f"checkpoint at step {step}: {name} is {dtype}{list(shape)}, "
-                f"this run needs {like.dtype}{list(like.shape)}"
+                f"{folder}: {name} is {dtype}{list(shape)}, this run needs {like.dtype}{list(like.shape)}"
             )
     return {name: x.update(shape=tuple(stored[name].shape)) for name, x in wanted.items()}
+
+
+def take_parameters(found: Checkpoint, fresh: RunState, pattern: str) -> tuple[RunState, list[str]]:
+    """`fresh` with the parameters of a checkpoint in whose name `pattern` is found; their names.
+
+    The optimiser starts anew. Raises ConfigError as `chosen_parameters` does.
+    """
+    chosen = chosen_parameters(found, fresh.learner, pattern)
+    asked = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in chosen.items()}
+    on_device, _ = checkpoint.load(found.folder, asked, part=True)
+    learner = unflatten({"learner": fresh.learner}, flatten({"learner": fresh.learner}) | on_device)
+    return fresh.replace(**learner), list(chosen)
+
+
+def chosen_parameters(found: Checkpoint, learner: Any, pattern: str) -> dict[str, Any]:
+    """The parameters of `learner`, arrays or their shapes, that are to come from a checkpoint, by name.
+
+    A slow critic goes with the critic whose average it is.
+
+    Raises:
+      ConfigError: if the pattern fits none, or one has another shape here, naming it.
+    """
+
+    def fits(name: str) -> bool:
+        name = name.removeprefix("learner.")
+        return any(re.search(pattern, x) for x in (name, re.sub(r"^slow\.", "params.val.", name)))
+
+    stored, _ = checkpoint.shapes(found.folder)
+    here, there = parameters({"learner": learner}), [k for k in stored if k.startswith(PARAMETERS)]
+    names = [name for name in there if fits(name)]
+    if not names:
+        example = f"; one of them is {there[0].removeprefix('learner.')}" if there else ", it has none"
+        raise ConfigError(f"init_filter={show(pattern)}: is found in no parameter of {found.folder}{example}")
+    for name in names:
+        told = f"{stored[name].dtype}{list(stored[name].shape)}"
+        mine = f"{here[name].dtype}{list(here[name].shape)}" if name in here else "missing"
+        if told != mine:
+            raise ConfigError(
+                f"init_from={found.folder}: {name.removeprefix('learner.')} is {told} there and {mine} here; "
+                "leave it out by --init_filter, or choose the same --model.size"
+            )
+    return {name: here[name] for name in names}
+
+
+def parameters(tree: Any) -> dict[str, Any]:
+    """Arrays of {"learner": ...} that are parameters, those of a slow critic too, by name."""
+    return {k: x for k, x in flatten(tree).items() if k.startswith(PARAMETERS) and x.size}
 
 
 def grown(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -131,6 +207,7 @@ def fresh_state(programs: Programs, num_envs: int) -> RunState:
         carry=programs.carry(),
         counter=programs.put(np.int32(0)),
         totals=programs.empty(),
+        evidence=programs.no_evidence(),
         scores=np.zeros(3),
         tracker=Tracker.zero(num_envs),
         env=None,

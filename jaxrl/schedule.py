@@ -53,14 +53,25 @@ class Clock:
     log_every: int
     eval_every: int
     save_every: int
+    periodic_every: int = 0
 
     @classmethod
-    def of(cls, stride: int, *, steps: int, log_every: int, eval_every: int, save_every: int) -> "Clock":
-        rounded = (round_up(x, stride) for x in (steps, log_every, eval_every, save_every))
+    def of(
+        cls,
+        stride: int,
+        *,
+        steps: int,
+        log_every: int,
+        eval_every: int,
+        save_every: int,
+        periodic_every: int = 0,
+    ) -> "Clock":
+        rounded = (round_up(x, stride) for x in (steps, log_every, eval_every, save_every, periodic_every))
         return cls(stride, *rounded)
 
     def next_stop(self, now: int) -> int:
-        return next_event(now, self.steps, (self.log_every, self.eval_every, self.save_every))
+        periods = (self.log_every, self.eval_every, self.save_every, self.periodic_every)
+        return next_event(now, self.steps, periods)
 
     def logs(self, now: int) -> bool:
         """Rows are written at 0, at multiples of log_every and at the last step; 0 = never."""
@@ -71,6 +82,10 @@ class Clock:
         if self.eval_every == 0:
             return False
         return initial if now == 0 else now == self.steps or due(now, self.eval_every)
+
+    def lasting(self, now: int) -> bool:
+        """A checkpoint that stays is due: at multiples of periodic_every, not at 0."""
+        return now > 0 and due(now, self.periodic_every)
 
     def saves(self, now: int) -> bool:
         return due(now, self.save_every) or now == self.steps

@@ -1,55 +1,73 @@
 """Assembles a run from its config (environments, learner, programs, state) and hands it to the loop."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
-from jaxrl import envs, learners, loop, plan, rundir, runtime, saving
-from jaxrl.checkpoint import Store
+from jaxrl import changes, envs, learners, loop, nans, plan, rundir, runtime, saving
 from jaxrl.config import Config, ConfigError
 from jaxrl.envs.base import CheckedEnv
 from jaxrl.evaluation import eval_envs
 from jaxrl.exits import WriteFailed
+from jaxrl.faults import Faults
 from jaxrl.feeds.episodes import EpisodeFiles
 from jaxrl.feeds.replay import Replay, check_budget
 from jaxrl.flags import Command
 from jaxrl.keys import ACT, env_seed
 from jaxrl.programs import Parts, Programs
+from jaxrl.saver import Saver
 from jaxrl.sinks import Sinks, make_sinks
 from jaxrl.sinks.jsonl import set_aside
+from jaxrl.start import Start, start_of
 from jaxrl.state import Counters, RunState
 from jaxrl.stopwatch import Stopwatch
+from jaxrl.stores import Stores, search
 from jaxrl.types import Step
 
 
-def train(command: Command, machine: runtime.Machine, argv: list[str], stop: Callable[[], bool]) -> bool:
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """What the process has to say to its run, and wants to know of it."""
+
+    stop: Callable[[], bool]  # True once the run is asked to end
+    opened: Callable[[rundir.RunDir], None]  # called once the run directory is this command's
+    faults: Faults
+
+
+def train(command: Command, machine: runtime.Machine, argv: list[str], control: Control) -> bool:
     """Starts or continues a run. True if it came to its last step, False if it was asked to stop before.
 
     Args:
       command: with a resolved config.
       argv: the command line, for run.json.
-      stop: True once the run is asked to end.
 
     Raises:
       ConfigError: before anything is written.
       RunError: with an exit code of its own.
     """
-    config = command.config
+    config, origin = command.config, command.origin
     with contextlib.ExitStack() as stack:
         env = stack.enter_context(training_env(config, 0))
-        parts = assemble(config, machine, env)
-        run_dir = stack.enter_context(contextlib.closing(rundir.open_run(config, command.preset)))
-        store = stack.enter_context(opened_store(run_dir, config))
-        saved = saving.newest(store) if store else None
-        if saved:
-            check_continues(run_dir, config, saved)
-            parts = assemble(config, machine, env, saved)
-        run_dir.begin(config, argv)
+        start = start_of(config) if origin.saved is None else None
+        parts = assemble(config, machine, env, start.saved if start else None)
+        if start:
+            check_source(parts, start)
+        run_dir = stack.enter_context(contextlib.closing(rundir.open_run(config, origin)))
+        stores = stack.enter_context(opened_stores(run_dir, config, control.faults))
+        found, remarks = stores.recover() if stores else (None, [])
+        if start is None:
+            start = start_of(config, found)
+            parts = assemble(config, machine, env, start.saved)
+        run_dir.begin(config, argv, start.step, changes.changed(origin, config), start.identity)
+        control.opened(run_dir)
+        remarks += [line for line in start.remarks if line not in command.notes]
+        start = dataclasses.replace(start, remarks=tuple(remarks))
         try:
-            counters = train_in(run_dir, parts, env, store, saved, stop)
+            counters = train_in(run_dir, parts, env, stores, start, control)
         except BaseException as error:
             with contextlib.suppress(WriteFailed):
                 run_dir.note(exit=f"{type(error).__name__}: {error}", ended=rundir.now())
@@ -61,40 +79,51 @@ def train_in(
     run_dir: rundir.RunDir,
     parts: Parts,
     env: CheckedEnv,
-    store: Store | None,
-    saved: saving.Saved | None,
-    stop: Callable[[], bool],
+    stores: Stores | None,
+    start: Start,
+    control: Control,
 ) -> Counters:
     """The run in its directory, from a checkpoint if there is one."""
-    config, began = parts.config, time.monotonic()
-    counters = saved.counters if saved else Counters()
+    config, faults, began = parts.config, control.faults, time.monotonic()
     with contextlib.ExitStack() as stack:
-        sinks = stack.enter_context(open_sinks(run_dir, config, saved))
-        sinks.banner(banner(parts, run_dir, saved))
+        faults.at("start")
+        sinks = stack.enter_context(open_sinks(run_dir, config, start.files, faults))
+        sinks.banner(banner(parts, run_dir, start))
+        for line in start.remarks:
+            sinks.note(line)
         sinks.note("compiling: seconds with a warm cache, up to a minute without ...")
-        programs = Programs(parts)
+        faults.at("compile")
+        programs = compiled(parts)
         compile_s = time.monotonic() - began
-        state = saving.fresh_state(programs, config.env.num_envs)
-        if store and saved:
-            state = saving.restore(store, saved, state)
-            if state.env is None:  # episodes begin anew, and not with those that the run has seen
-                env.close()
-                env = stack.enter_context(training_env(config, saved.step))
-        state, first = begin(env, state)
-        files = stack.enter_context(opened_episodes(run_dir, config, saved))
-        watch = Stopwatch(counters.wall_s + time.monotonic() - began)
-        watch.begin(counters.env_steps, counters.updates, compile_s)
+        state = first_state(programs, start, config, sinks)
+        if start.saved and state.env is None:  # episodes begin anew, and not with those that the run has seen
+            env.close()
+            env = stack.enter_context(training_env(config, start.step))
+        env.faults, reports = faults, nans.Reports(run_dir.path, parts, programs, sinks.note)
+        with reports.border(state.counters):
+            state, first = begin(env, state)
+        files = stack.enter_context(opened_episodes(run_dir, config, start.files))
+        watch = Stopwatch(start.counters.wall_s + time.monotonic() - began)
+        watch.begin(start.counters.env_steps, start.counters.updates, compile_s)
         run_dir.note(**describe(parts, programs, compile_s))
+        schedule = plan.Plan.of(config)
+        saver = None
+        if stores:
+            saver = Saver(
+                stores, config, schedule.clock, run_dir.identity(), programs, sinks, watch, env.snapshot
+            )
         machinery = loop.Run(
             parts=parts,
             programs=programs,
-            plan=plan.Plan.of(config),
+            plan=schedule,
             env=env,
             sinks=sinks,
-            store=store,
+            saver=saver,
+            reports=reports,
             episodes=files,
             watch=watch,
-            stop=stop,
+            stop=control.stop,
+            faults=faults,
         )
         state = loop.run(machinery, state, first)
         if files:
@@ -112,17 +141,20 @@ def finished(config: Config, counters: Counters) -> bool:
 
 
 @contextlib.contextmanager
-def opened_store(run_dir: rundir.RunDir, config: Config) -> Iterator[Store | None]:
+def opened_stores(run_dir: rundir.RunDir, config: Config, faults: Faults) -> Iterator[Stores | None]:
     if not config.checkpoint.enabled:
-        if run_dir.checkpoints.is_dir() and any(run_dir.checkpoints.iterdir()):
+        folder = run_dir.path / "checkpoints"
+        if folder.is_dir() and any(folder.glob("*/*")):
             raise ConfigError(
                 f"checkpoint.enabled=false: {run_dir.path} has checkpoints that a run there continues from; "
                 "choose another logdir"
             )
         yield None
         return
-    with contextlib.closing(Store(run_dir.checkpoints, config.checkpoint.keep)) as store:
-        yield store
+    settings = config.checkpoint
+    stores = Stores(run_dir.path, settings.keep, settings.periodic_keep, faults)
+    with contextlib.closing(stores):
+        yield stores
 
 
 @contextlib.contextmanager
@@ -143,13 +175,24 @@ def opened_episodes(
         yield files
 
 
-def check_continues(run_dir: rundir.RunDir, config: Config, saved: saving.Saved) -> None:
-    """Raises ConfigError if the run is beyond the end that it is given now."""
-    if saved.step > plan.clock_of(config).steps:
-        raise ConfigError(
-            f"steps={config.steps}: the run in {run_dir.path} has made {saved.step} already; "
-            f"use --steps={saved.step} or more, or another logdir"
-        )
+def check_source(parts: Parts, start: Start) -> None:
+    """Raises ConfigError if the parameters that are to come from another run do not fit."""
+    if start.source:
+        learner = jax.eval_shape(parts.learner.init, parts.key)
+        saving.chosen_parameters(start.source, learner, parts.config.init_filter)
+
+
+def first_state(programs: Programs, start: Start, config: Config, sinks: Sinks) -> RunState:
+    """A new run's state, that of a checkpoint, or a new one with parameters of another run."""
+    state = saving.fresh_state(programs, config.env.num_envs)
+    if start.saved:
+        return saving.restore(start.saved, state)
+    if start.source:
+        state, names = saving.take_parameters(start.source, state, config.init_filter)
+        total = len(saving.parameters({"learner": state.learner}))
+        sinks.note(f"{len(names)} of {total} tensors of parameters come from {start.source.folder}")
+        return state.replace(policy=programs.policy(state.learner))
+    return state
 
 
 def assemble(
@@ -220,7 +263,7 @@ def begin(env: CheckedEnv, state: RunState) -> tuple[RunState, Step]:
     return state.replace(tracker=tracker), step
 
 
-def open_sinks(run_dir: rundir.RunDir, config: Config, saved: saving.Saved | None) -> Sinks:
+def open_sinks(run_dir: rundir.RunDir, config: Config, saved: saving.Saved | None, faults: Faults) -> Sinks:
     try:
         return make_sinks(
             run_dir.path,
@@ -230,16 +273,17 @@ def open_sinks(run_dir: rundir.RunDir, config: Config, saved: saving.Saved | Non
             tensorboard=config.tensorboard.enabled,
             terminal_filter=config.terminal.filter,
             terminal_style=config.terminal.style,
+            faults=faults,
         )
     except OSError as error:
         raise WriteFailed(f"{error.filename or run_dir.path}: {error.strerror or error}") from error
 
 
-def banner(parts: Parts, run_dir: rundir.RunDir | None, saved: saving.Saved | None) -> list[str]:
+def banner(parts: Parts, run_dir: rundir.RunDir | None, start: Start | None) -> list[str]:
     """Lines for the start: what the run is and what it will do."""
     config, machine, facts = parts.config, parts.machine, {}
-    if run_dir:
-        facts["run"] = str(run_dir.path) + (f" (continued from step {saved.step:,})" if saved else "")
+    if run_dir and start:
+        facts["run"] = str(run_dir.path) + start.words
     facts["device"] = f"{machine.kind} ({machine.platform})"
     if parts.learner.update is not None:
         params = jax.eval_shape(parts.learner.init, parts.key).params
@@ -256,8 +300,8 @@ def say_goodbye(run_dir: rundir.RunDir, config: Config, sinks: Sinks, c: Counter
     sinks.note(f"{reason} at step {c.env_steps:,} after {c.updates:,} updates: {run_dir.path}")
     if not done and config.checkpoint.enabled:
         sinks.note(f"to continue: the same command with --logdir={run_dir.path}")
-    sinks.flush()
-    if sinks.lost or sinks.failure:
+    sinks.close()  # tries once more what could not be written before
+    if sinks.lost:
         raise WriteFailed(f"metrics were lost ({sinks.failure or sinks.lost}); free disk space")
 
 
@@ -272,18 +316,37 @@ def describe(parts: Parts, programs: Programs, compile_s: float) -> dict[str, ob
     }
 
 
-def dry_run(config: Config, machine: runtime.Machine, say: Callable[[str], None]) -> None:
+def dry_run(command: Command, machine: runtime.Machine, say: Callable[[str], None]) -> None:
     """Builds everything, does one step of each phase, tells sizes and units; writes nothing."""
+    config, path = command.config, command.origin.path
     with training_env(config, 0) as env:
-        parts = assemble(config, machine, env)
-        for line in banner(parts, None, None):
+        found = search(path)[0] if path and command.origin.saved is not None else None
+        start = start_of(config, found)
+        parts = assemble(config, machine, env, start.saved)
+        check_source(parts, start)
+        remarks = [line for line in start.remarks if line not in command.notes]
+        for line in [*remarks, *banner(parts, None, None)]:
             say(line)
         say("compiling ...")
-        programs = Programs(parts)
+        programs = compiled(parts)
         one_step_each(parts, programs, env)
         for line in memory_table(parts, programs):
             say(line)
         say("one step of each phase was done; nothing was written")
+
+
+def compiled(parts: Parts) -> Programs:
+    """The programs of a run. Raises ConfigError if one of them needs more memory than there is."""
+    programs, config = Programs(parts), parts.config
+    name, program = max(programs.compiled.items(), key=lambda item: item[1].temp_bytes)
+    there = runtime.device_memory(parts.machine.learner)
+    if program.temp_bytes > there:
+        raise ConfigError(
+            f"batch_size={config.batch_size}, batch_length={config.batch_length}: {name} needs "
+            f"{program.temp_bytes / 1e9:.1f} GB and the {parts.machine.platform} has {there / 1e9:.1f} GB; "
+            "lower them, --env.num_envs or --model.size"
+        )
+    return programs
 
 
 def one_step_each(parts: Parts, programs: Programs, env: CheckedEnv) -> None:
@@ -297,7 +360,7 @@ def one_step_each(parts: Parts, programs: Programs, env: CheckedEnv) -> None:
     env.recv()
     totals = state.totals
     if parts.learner.update is not None:
-        _, _, totals, _ = programs.learn(state.learner, ring, totals, 1, 0)
+        _, _, totals, _, _ = programs.learn(state.learner, ring, totals, state.evidence, 1, 0)
     jax.device_get(totals)
 
 
@@ -306,6 +369,9 @@ def memory_table(parts: Parts, programs: Programs) -> list[str]:
     state = jax.eval_shape(parts.learner.init, parts.key)
     rows = {"learner": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))}
     rows["replay"] = parts.replay.nbytes + (parts.held.nbytes if parts.held else 0)
+    if parts.config.checkpoint.enabled:
+        kept = sum(rows.values()) if parts.config.checkpoint.replay else rows["learner"]
+        rows["checkpoint (temporary)"] = kept + saving.OVERHEAD
     large = {name: x.temp_bytes for name, x in programs.compiled.items() if x.temp_bytes > 100_000}
     rows |= {f"{name} (temporary)": size for name, size in large.items()}
     width = max(len(name) for name in rows)

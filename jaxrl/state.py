@@ -8,7 +8,7 @@ from flax import struct
 
 from jaxrl.feeds.replay import Ring
 from jaxrl.tracker import Tracker
-from jaxrl.types import Carry, Params
+from jaxrl.types import Carry, Evidence, Params
 
 
 class Counters(struct.PyTreeNode, kw_only=True):
@@ -21,7 +21,6 @@ class Counters(struct.PyTreeNode, kw_only=True):
     first_updates: int = 0  # updates made before that
     settled: int = -1  # env_steps whose events (flush, evaluation) are done
     flushed: int = 0  # updates at the last flush
-    in_vain: int = 0  # updates skipped one after another up to the last flush
     wall_s: float = 0.0  # seconds of training, summed over resumes
 
 
@@ -33,6 +32,7 @@ class RunState(struct.PyTreeNode, kw_only=True):
     carry: Carry  # recurrent state of acting, leaves [N, ...]
     counter: jax.Array  # [] i32, vector steps so far; seeds acting
     totals: jax.Array  # packed metrics accumulated since the last flush (jaxrl.metrics)
+    evidence: Evidence | None  # of this process, in no checkpoint; None where nothing is learned
     scores: np.ndarray  # f64 [3]: count, sum of scores, sum of lengths of episodes since the last flush
     tracker: Tracker
     env: Any  # snapshot of the environments; None where they have none

@@ -2,41 +2,120 @@
 
 import contextlib
 import dataclasses
+import math
+import os
+import select
 import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from typing import NoReturn
 
-from jaxrl import exits, flags, runtime
+from jaxrl import exits, flags, rundir, runtime, supervise
 from jaxrl.config import ConfigError
+from jaxrl.faults import Faults
+
+TWICE_S = 0.1  # two of the same signal within it are one
+PATIENCE_S = 1.0  # for the main thread to come to a signal
 
 
 class StopRequest:
-    """Set by the first SIGINT or SIGTERM inside the `with`; the second one ends the process at once."""
+    """Set by the first SIGINT or SIGTERM inside the `with`; the second one ends the process at once.
+
+    So does the first until somebody has asked, which the loop does before anything else: there is nothing to
+    save yet, and nobody to react while things are imported, compiled or loaded.
+
+    Where jax connects several processes it watches SIGTERM itself, and what it has noticed counts as one.
+    """
 
     def __init__(self):
         self.signal: int | None = None
+        self._at = -math.inf  # time.monotonic of that signal
+        self._asked = 0  # times
+        self._connected = False
+        self._run_dir: rundir.RunDir | None = None
         self._before = {}
+        self._wakeup = (-1, -1)  # a pipe with the numbers of signals that the handler has not seen yet
+        self._old_wakeup = -1
+        self._over = threading.Event()
 
     def __call__(self) -> bool:
+        if not self._asked:
+            self._connected = runtime.jax_watches_sigterm()
+        self._asked += 1
+        if self._connected and self.signal is None and runtime.preempted(self._asked):
+            self._note(signal.SIGTERM)
         return self.signal is not None
+
+    def opened(self, run_dir: rundir.RunDir) -> None:
+        """Where to note it if the process ends before the loop has begun."""
+        self._run_dir = run_dir
 
     def __enter__(self) -> "StopRequest":
         if runtime.on_main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            self._wakeup = os.pipe()
+            for end in self._wakeup:
+                os.set_blocking(end, False)
+            self._old_wakeup = signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, name="signals", daemon=True).start()
+            # jax's own handler of SIGTERM, once it is there, must stay.
+            also = () if runtime.jax_watches_sigterm() else (signal.SIGTERM,)
+            for number in (signal.SIGINT, *also):
                 self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._old_wakeup)
+            self._over.set()
+            os.close(self._wakeup[1])  # which ends the thread
 
     def _receive(self, number: int, frame: object) -> None:
         del frame
-        if self.signal is not None:
-            runtime.leave_at_once(128 + number)
-        self.signal = number
+        self._unseen()
+        if not self._asked or (self.signal is not None and not self._is_same(number)):
+            self._leave(number)
+        if self.signal is None:
+            self._note(number)
+
+    def _is_same(self, number: int) -> bool:
+        """A group of processes got it, and one of them passed it on to this one."""
+        return number == self.signal and time.monotonic() - self._at < TWICE_S
+
+    def _note(self, number: int) -> None:
+        self.signal, self._at = number, time.monotonic()
         words = f"\njaxrl: {signal.Signals(number).name}: stopping and saving; once more to leave at once\n"
         runtime.say_at_once(words)
+
+    def _leave(self, number: int) -> NoReturn:
+        if not self._asked:
+            runtime.say_at_once(f"\njaxrl: {signal.Signals(number).name}: stopped before the run began\n")
+            if self._run_dir:
+                with contextlib.suppress(exits.WriteFailed):
+                    self._run_dir.note(exit="stopped before it began", ended=rundir.now())
+        runtime.leave_at_once(128 + number)
+
+    def _unseen(self) -> bytes:
+        try:
+            numbers = os.read(self._wakeup[0], 1000)
+        except BlockingIOError:
+            return b""
+        return bytes(number for number in numbers if number in self._before)  # others are not for us
+
+    def _watch(self) -> None:
+        """In a thread: leaves where the handler cannot, because a library holds the main thread up."""
+        presses = 0
+        while not self._over.is_set():
+            select.select([self._wakeup[0]], [], [])
+            self._over.wait(PATIENCE_S)  # for the handler, which would take them
+            if numbers := self._unseen():
+                presses += 1
+                if not self._asked or self.signal is not None or presses > 1:
+                    self._leave(numbers[-1])
+        os.close(self._wakeup[0])
 
     @property
     def code(self) -> int:
@@ -46,9 +125,12 @@ class StopRequest:
 def main(argv: Sequence[str]) -> int:
     """Runs a command line; returns the exit code."""
     try:
-        command = flags.parse(argv)
+        command = flags.parse(argv, rundir.origin_of)
+        if command.action == "supervise":
+            return supervise.run(command, argv)
         if command.action in ("train", "dry_run"):
-            return train(command, list(argv))
+            with StopRequest() as stop:
+                return train(command, flags.redacted(argv), stop)
         with contextlib.suppress(BrokenPipeError):
             print(command.text, flush=True)
         return exits.DONE
@@ -59,20 +141,24 @@ def main(argv: Sequence[str]) -> int:
         return exits.INTERRUPTED
 
 
-def train(command: flags.Command, argv: list[str]) -> int:
+def train(command: flags.Command, argv: list[str], stop: StopRequest) -> int:
     """Sets a run up and runs it; with dry_run only one step of each phase, and nothing is written."""
+    faults = Faults(command.config.debug.fault)
+    if command.action == "train":
+        rundir.check_free(command.config.logdir)
     with contextlib.suppress(BrokenPipeError):
         print(f"jaxrl: starting {command.preset} on {command.config.task} ...", flush=True)
+        for line in command.notes:
+            print(f"jaxrl: {line}", flush=True)
     runtime.prepare(command.config)
-    with StopRequest() if command.action == "train" else contextlib.nullcontext() as stop:
-        from jaxrl import session  # imports jax, which takes seconds
+    from jaxrl import session  # imports jax, which takes seconds
 
-        machine = runtime.start(command.config)
-        command = dataclasses.replace(command, config=runtime.resolve(command.config, machine))
-        if stop is None:
-            session.dry_run(command.config, machine, lambda line: print(line, flush=True))
-            return exits.DONE
-        finished = session.train(command, machine, argv, stop)
+    machine = runtime.start(command.config)
+    command = dataclasses.replace(command, config=runtime.resolve(command.config, machine))
+    if command.action == "dry_run":
+        session.dry_run(command, machine, lambda line: print(line, flush=True))
+        return exits.DONE
+    finished = session.train(command, machine, argv, session.Control(stop, stop.opened, faults))
     return exits.DONE if finished else stop.code
 
 

@@ -50,6 +50,14 @@ class Batch:
     latents: Any  # pytree, leaves [T, B, ...]: the learner's latents as stored beside each row
 
 
+@struct.dataclass(kw_only=True)
+class Evidence:
+    """The batch of the first update of a process that was not finite."""
+
+    number: Array  # [] i32, updates made before that one; -1: none was bad so far
+    batch: Batch
+
+
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
     """Shape (without the env axis) and dtype of one observation key."""
@@ -141,7 +149,7 @@ class ActOutput(NamedTuple):
 @struct.dataclass(kw_only=True)
 class UpdateOutput:
     state: Any  # same structure, shapes and dtypes as went in
-    metrics: Metrics  # constant key set
+    metrics: Metrics  # constant key set; a learner that skips bad updates counts them as train/opt/skipped
     latents: Any  # leaves [T, B, ...]: refreshed latents of the rows after the context; () if none
 
 
@@ -155,6 +163,8 @@ class Learner:
     update(state, batch, key) -> UpdateOutput, or None where nothing is learned
     policy_params(state) -> params for `act`
     validate(state, batch, key) -> metrics of a held-out batch, without learning; optional
+    explain(state, batch, key) -> the numbers of such an update, to find what was not finite; optional. A
+      flat dict: loss/<name>, grad/<path>, param/<path>, and batch.<leaf> where bits are stored, not floats
     latent_zeros() -> pytree of one row's stored latents (no env axis), for sizing the ring
     """
 
@@ -165,4 +175,5 @@ class Learner:
     latent_zeros: Callable[[], Any]
     update: Callable[..., UpdateOutput] | None = None
     validate: Callable[..., Metrics] | None = None
+    explain: Callable[..., dict[str, jax.Array]] | None = None
     context: int = 0  # rows in front of a sampled sequence that only provide the initial carry

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxrl import glossary, learners, train
-from jaxrl.checkpoint import Store
+from jaxrl import checkpoint, glossary, learners, train
 from jaxrl.metrics import Mean, Sum
+from jaxrl.stores import find
 from jaxrl.types import ActOutput, Discrete, Learner, UpdateOutput
 
 WIDTH = 4
@@ -45,7 +45,17 @@ class State:
     version: jax.Array  # [] i32, updates made
 
 
-def make_learner(config, spaces) -> Learner:
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A number that the small learner's updates from `first` to `last` (counted from 0) come upon."""
+
+    place: str  # "loss", "grad" (of one tensor, while the loss is finite) or "metric" (neither)
+    value: float = float("nan")
+    first: int = 0
+    last: int = 10**9
+
+
+def make_learner(config, spaces, fault: Fault | None = None) -> Learner:
     """The small learner. With opt.lr >= 0.5 it skips every update, as one that has diverged would."""
     actions = spaces.action.n if isinstance(spaces.action, Discrete) else spaces.action.size
     size = sum(spec.shape[-1] for spec in spaces.obs.values())
@@ -86,14 +96,33 @@ def make_learner(config, spaces) -> Learner:
         miss = h @ params["reward"] + 0.1 * jax.random.normal(key, want.shape) - want
         return jnp.square(miss).mean(), h
 
-    def update(state, batch, key):
+    def faulty(place, x, version):
+        """x, or the value of the fault where it is to happen."""
+        if fault is None or fault.place != place:
+            return x
+        return jnp.where((version >= fault.first) & (version <= fault.last), fault.value, x)
+
+    def gradients(state, batch, key):
         (value, h), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
-        skipped = jnp.float32(lr >= 0.5)
-        params = jax.tree.map(lambda p, g: p - (1 - skipped) * 100 * lr * g, state.params, grads)
-        latents = {"h": h.astype(jnp.bfloat16), "version": batch.latents["version"][1:]}
+        grads["out"] = faulty("grad", grads["out"], state.version)
+        return faulty("loss", value, state.version), h, grads
+
+    def update(state, batch, key):
+        value, h, grads = gradients(state, batch, key)
+        norm = jnp.sqrt(sum(jnp.square(g).sum() for g in grads.values()))
+        skipped = (lr >= 0.5) | ~jnp.isfinite(value) | ~jnp.isfinite(norm)
+        params = jax.tree.map(lambda p, g: jnp.where(skipped, p, p - 100 * lr * g), state.params, grads)
+        h = jnp.where(skipped, batch.latents["h"][1:], h.astype(jnp.bfloat16))
+        latents = {"h": h, "version": batch.latents["version"][1:]}
         metrics = {"train/opt/loss": Mean.of(value), "train/opt/skipped": Sum.of(skipped)}
+        metrics["train/opt/grad_norm"] = Mean.of(faulty("metric", norm, state.version))
         metrics["train/rew"] = Mean.of(batch.reward[1:])
         return UpdateOutput(state=State(params, state.version + 1), metrics=metrics, latents=latents)
+
+    def explain(state, batch, key):
+        value, _, grads = gradients(state, batch, key)
+        numbers = {"loss/reward": value} | {f"grad/{k}": x for k, x in grads.items()}
+        return numbers | {f"param/{k}": x for k, x in state.params.items()}
 
     def validate(state, batch, key):
         return {"holdout/loss/rew": Mean.of(loss(state.params, batch, key)[0])}
@@ -104,6 +133,7 @@ def make_learner(config, spaces) -> Learner:
         act=act,
         update=update,
         validate=validate,
+        explain=explain,
         policy_params=lambda state: state,
         latent_zeros=lambda: {"h": jnp.zeros(WIDTH, jnp.bfloat16), "version": jnp.int32(0)},
         context=1,
@@ -137,20 +167,15 @@ class Run:
         return [row["step"] for row in self.rows if key in row]
 
     def arrays(self, step: int | None = None) -> dict[str, np.ndarray]:
-        """All arrays of the newest checkpoint, or of the one at `step`, but for the seconds."""
-        store = Store(self.path / "checkpoints" / "latest", 1_000)
-        try:
-            step = store.latest() if step is None else step
-            shapes, _ = store.shapes(step)
-            place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            asked = {
-                k: jax.ShapeDtypeStruct(tuple(x.shape), x.dtype, sharding=place) for k, x in shapes.items()
-            }
-            on_device, on_host = store.load(step, asked)
-        finally:
-            store.close()
-        arrays = {k: np.asarray(x) for k, x in {**on_device, **on_host}.items()}
-        return {k: x for k, x in arrays.items() if k != "counters.wall_s"}
+        """All arrays and counters of the newest of checkpoints/latest, or of that at `step`; no seconds."""
+        home = self.path / "checkpoints" / "latest"
+        found = find(home if step is None else home / str(step))
+        shapes, _ = checkpoint.shapes(found.folder)
+        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        asked = {k: jax.ShapeDtypeStruct(tuple(x.shape), x.dtype, sharding=place) for k, x in shapes.items()}
+        on_device, on_host = checkpoint.load(found.folder, asked)
+        counters = {f"counters.{k}": x for k, x in found.manifest["counters"].items() if k != "wall_s"}
+        return {k: np.asarray(x) for k, x in {**on_device, **on_host, **counters}.items()}
 
 
 def run(logdir: pathlib.Path, *flags: str, code: int = 0) -> Run:

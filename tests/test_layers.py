@@ -15,21 +15,21 @@ SHORT = sorted([*SOURCES, *(ROOT / "benchmarks").rglob("*.py")])
 
 # From the ground up. A room imports itself and the floors below it.
 ROOMS = (
-    ("__init__", "types", "schema", "config", "exits", "glossary"),
+    ("__init__", "types", "schema", "config", "changes", "exits", "glossary"),
     ("ops", "schedule", "metrics", "runtime", "keys", "tracker", "stopwatch", "faults"),
     ("nets", "envs"),
     ("learners", "feeds"),
     ("programs", "state", "plan"),
-    ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "nans"),
+    ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "start", "nans"),
     ("loop", "flags"),
-    ("session",),
-    ("train", "evaluate", "report", "supervise"),
+    ("session", "supervise"),
+    ("train", "evaluate", "report"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 ENTRIES = ROOMS[-1]
 # Neighbours on one floor may see each other, but for these, which must stay exchangeable.
 STRANGERS = [{"nets", "envs"}, {"learners", "feeds"}, {"types", "config"}, {"types", "schema"}, {"exits", "config"}]
-FORBIDDEN = {"learners": {"envs"}, "flags": set(FLOOR) - {"flags", "config", "__init__"}}
+FORBIDDEN = {"learners": {"envs"}, "flags": set(FLOOR) - {"flags", "config", "changes", "__init__"}}
 
 # Third-party packages and process-wide settings, and the one room that may touch them.
 HOMES = {
@@ -48,7 +48,9 @@ HOMES = {
     "os.getenv": "runtime",
     "os.putenv": "runtime",
 }
-UNSAFE = ("pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib", "os.system", "os.popen")
+UNSAFE = ("pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib", "os.system", "os.popen", "builtins")
+UNSAFE += ("subprocess.getoutput", "subprocess.getstatusoutput", "numpy.DataSource")
+UNSAFE += ("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load")
 UNSAFE_CALLS = ("eval", "exec", "compile", "__import__")
 BANNED_NAMES = {"data", "info", "tmp", "rng", "x2", "helper", "helpers", "utils", "misc", "manager"}
 
@@ -209,9 +211,9 @@ def unsafe_faults(path: str, tree: ast.Module) -> list[str]:
         if isinstance(node.func, ast.Name) and node.func.id in UNSAFE_CALLS:
             faults.append(f"{path}:{node.lineno}: {node.func.id}()")
         for keyword in node.keywords:
-            true = isinstance(keyword.value, ast.Constant) and keyword.value.value is True
-            if keyword.arg in ("shell", "allow_pickle") and true:
-                faults.append(f"{path}:{node.lineno}: {keyword.arg}=True")
+            false = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+            if keyword.arg in ("shell", "allow_pickle") and not false:
+                faults.append(f"{path}:{node.lineno}: {keyword.arg} may be true")
     return faults
 
 
@@ -380,7 +382,12 @@ def test_no_work_is_left_in_comments():
         ("evaluation", "import orbax.checkpoint as ocp", "orbax belongs to checkpoint"),
         ("rundir", "import pickle", "pickle"),
         ("rundir", "eval('1')", "eval()"),
-        ("rundir", "import numpy as np\nnp.load('x', allow_pickle=True)", "allow_pickle=True"),
+        ("rundir", "import numpy as np\nnp.load('x', allow_pickle=True)", "allow_pickle may be true"),
+        ("rundir", "import subprocess\nsubprocess.run('ls', shell=True)", "shell may be true"),
+        ("rundir", "from subprocess import run as r\nr('ls', shell=loud)", "shell may be true"),
+        ("rundir", "import yaml as y\ny.load(open('x'))", "yaml.load"),
+        ("rundir", "def f(exec):\n    exec('1')", "exec()"),
+        ("rundir", "import builtins\nbuiltins.eval('1')", "builtins"),
         ("ops", "cache = {}", "cache is mutable"),
         ("ops", "CACHE = {}\ndef f(x):\n    CACHE[x] = 1", "CACHE is changed"),
         ("ops", "def f():\n    global count\n    count = 1", "global count"),

@@ -361,6 +361,36 @@ def test_a_bad_batch_is_skipped_and_counted(world, field):
     assert tree_equal(good, world.update(world.out.state, world.batch, jax.random.key(6)))
 
 
+def test_an_update_is_explained_by_name(world):
+    """The losses, gradients and parameters of `update`, and latents whose bits say that they are NaN."""
+
+    @quick
+    def finite(state, batch):
+        numbers = world.learner.explain(state, batch, jax.random.key(5))
+        return {name: jnp.isfinite(x).all() for name, x in numbers.items()}
+
+    def bad(state, batch):
+        return {name for name, good in finite(state, batch).items() if not good}
+
+    state, batch = world.out.state, world.batch
+    assert bad(state, batch) == set()
+    leaves = jax.tree_util.tree_flatten_with_path(state.params)[0]
+    paths = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves}
+    losses = {name for name in METRICS if name.startswith("loss/")}
+    tensors = {f"{kind}/{path}" for kind in ("grad", "param") for path in paths}
+    assert set(finite(state, batch)) == losses | tensors | {"batch.latents.deter"}
+    found = bad(state, batch.replace(reward=batch.reward.at[3, 1].set(jnp.nan)))
+    assert {name for name in found if "loss/" in name} == {"loss/rew", "loss/repval"}
+    assert {name.split("/")[0] for name in found} == {"loss", "grad"}
+    stored = batch.latents.replace(deter=batch.latents.deter.at[0, 0, 5].set(0x7FC0))
+    assert {"batch.latents.deter"} <= bad(state, batch.replace(latents=stored))
+    params = jax.tree.map(jnp.copy, state.params)
+    params["con"]["out"]["bias"] += jnp.inf
+    found = bad(state.replace(params=params), batch)
+    assert {name for name in found if name.startswith("param/")} == {"param/con/out/bias"}
+    assert "loss/con" in found and "loss/rew" not in found
+
+
 def test_a_fixed_batch_is_learned_by_heart(world):
     state, curve = world.state, []
     for i in range(150):

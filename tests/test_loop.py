@@ -1,5 +1,6 @@
 """The loop alone, with light stand-ins for programs, environments, files and clock: what happens when."""
 
+import contextlib
 import dataclasses
 import types
 
@@ -8,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrl import evaluation, exits, loop
+from jaxrl import evaluation, exits, loop, saver
 from jaxrl.config import Config, replace
 from jaxrl.envs.base import Outcome
 from jaxrl.plan import Plan
 from jaxrl.state import Counters, RunState
 from jaxrl.stopwatch import Stopwatch
+from jaxrl.stores import Outcome as Saved
 from jaxrl.tracker import Finished, Tracker
 from jaxrl.types import ActOutput, Discrete, Learner, Spaces, Step
 
@@ -69,11 +71,11 @@ class Programs:
     def insert(self, rings, step, out, held):
         return rings[0] + 1, rings[1]
 
-    def learn(self, state, ring, totals, k, done):
+    def learn(self, state, ring, totals, evidence, k, done):
         assert state == done
-        return state + k, ring, totals, state + k
+        return state + k, ring, totals, evidence, state + k
 
-    def empty(self):
+    def empty(self, before=None):
         return np.zeros((2, 0), np.float32)
 
 
@@ -97,14 +99,29 @@ class Sinks:
         return self.works
 
 
-class Store:
+class Stores:
     """Keeps the states that it is given. `failures` says of how many saves to come the writing fails."""
 
     def __init__(self, failures=0):
-        self.saved, self.failures = [], failures
+        self.saved, self.best, self.lasting, self.reasons = [], [], [], []
+        self.failures, self.outcomes, self.best_score = failures, [], None
 
-    def wait(self):
-        pass
+    def save(self, store, step, arrays, facts, finite):
+        home = {"latest": self.saved, "best": self.best, "periodic": self.lasting}[store]
+        if any(x.counters.env_steps == step for x in home):
+            return
+        failure = "no room" if self.failures else None
+        if failure:
+            self.failures -= 1
+        else:
+            home.append(arrays[0])
+            self.reasons.append(facts["reason"])
+            self.best_score = facts["score"] if store == "best" else self.best_score
+        self.outcomes.append(Saved(store, step, failure))
+
+    def poll(self, wait=False):
+        found, self.outcomes = self.outcomes, []
+        return found
 
 
 @dataclasses.dataclass
@@ -112,11 +129,12 @@ class World:
     """Everything that a loop needs, and what it did."""
 
     config: Config
-    store: Store | None = dataclasses.field(default_factory=Store)
+    store: Stores = dataclasses.field(default_factory=Stores)
     stop_after: int = 10**9  # vector steps
     evaluations: list[int] = dataclasses.field(default_factory=list)
     sinks: Sinks = dataclasses.field(default_factory=Sinks)
     evaluation_is_cut: bool = False
+    scores: dict[int, float] = dataclasses.field(default_factory=dict)  # of evaluations, by env_steps
 
     def run(self, monkeypatch, state=None):
         n = self.config.env.num_envs
@@ -136,20 +154,27 @@ class World:
             key=None,
             machine=types.SimpleNamespace(learner=types.SimpleNamespace(platform="cpu")),
         )
+        plan, watch = Plan.of(self.config), Stopwatch()
+        monkeypatch.setattr(saver.saving, "arrays", lambda state, with_replay: (state, {}))
+        monkeypatch.setattr(saver.saving, "facts", lambda *given: {})
+        monkeypatch.setattr(saver.Saver, "_finite", lambda self, arrays: None)
+        saves = saver.Saver(
+            self.store, self.config, plan.clock, {}, self.programs, self.sinks, watch, env.snapshot
+        )
         machinery = loop.Run(
             parts=parts,
             programs=self.programs,
-            plan=Plan.of(self.config),
+            plan=plan,
             env=env,
             sinks=self.sinks,
-            store=self.store,
+            saver=saves,
+            reports=types.SimpleNamespace(border=lambda *where: contextlib.nullcontext()),
             episodes=None,
-            watch=Stopwatch(),
+            watch=watch,
             stop=lambda: len(self.programs.acted) >= self.stop_after or self.cut_now,
         )
         self.cut_now = False
         monkeypatch.setattr(loop, "evaluate", self.evaluate)
-        monkeypatch.setattr(loop.saving, "save", self.save)
         if state is None:
             state, step = fresh(n), env.row()
             tracker, _ = state.tracker.advanced(step, *env.outcome)
@@ -164,14 +189,8 @@ class World:
             self.cut_now = True
             raise evaluation.Interrupted
         self.evaluations.append(env_steps)
-        return evaluation.Report({"eval_episode/avg_score": 1.0}, [Finished(0, 1.0, 1, 0)])
-
-    def save(self, store, state, with_replay):
-        if store.failures:
-            store.failures -= 1
-            raise exits.WriteFailed("no room")
-        if all(x.counters.env_steps != state.counters.env_steps for x in store.saved):
-            store.saved.append(state)
+        score = self.scores.get(env_steps, 1.0)
+        return evaluation.Report({"eval_episode/avg_score": score}, [Finished(0, score, 1, 0)])
 
 
 def fresh(n):
@@ -183,6 +202,7 @@ def fresh(n):
         carry=(),
         counter=0,
         totals=np.zeros((2, 0), np.float32),
+        evidence=None,
         scores=np.zeros(3),
         tracker=Tracker.zero(n),
         env=None,
@@ -314,27 +334,63 @@ def test_no_checkpoint_knows_of_rows_that_are_not_on_disk(monkeypatch):
 
 
 def test_a_failed_save_is_told_and_tried_again(monkeypatch):
-    world = World(make(steps=15, log_every=0, save_every=5, eval_every=0), store=Store(failures=1))
+    world = World(make(steps=15, log_every=0, save_every=5, eval_every=0), store=Stores(failures=1))
     world.run(monkeypatch)
     assert [x.counters.env_steps for x in world.store.saved] == [10, 15]
-    assert world.sinks.notes == ["no room; will try again"]
+    assert world.sinks.notes == ["checkpoint latest/5: no room; will try again"]
 
 
-def test_the_last_save_outlives_the_failure_of_the_one_before(monkeypatch):
-    world = World(make(steps=5, log_every=0, eval_every=0), store=Store(failures=1))
+def test_the_last_save_is_tried_twice(monkeypatch):
+    world = World(make(steps=5, log_every=0, eval_every=0), store=Stores(failures=1))
     world.run(monkeypatch)
     assert [x.counters.env_steps for x in world.store.saved] == [5]
-    with pytest.raises(exits.WriteFailed):
-        World(make(steps=5, log_every=0, eval_every=0), store=Store(failures=2)).run(monkeypatch)
+    with pytest.raises(exits.WriteFailed, match="step 5, is not on disk; free disk space"):
+        World(make(steps=5, log_every=0, eval_every=0), store=Stores(failures=2)).run(monkeypatch)
 
 
-def test_divergence_counts_updates_one_after_another():
-    counters = Counters(updates=19)
-    counters = loop.check_finite(counters, skipped=19)
-    assert counters.in_vain == 19
-    counters = loop.check_finite(counters, skipped=0)  # a flush without updates
-    assert counters.in_vain == 19
-    spared = loop.check_finite(counters.replace(updates=1_000), skipped=980)
-    assert spared.in_vain == 0 and spared.flushed == 1_000
-    with pytest.raises(exits.Diverged, match="last 20 updates were not finite.*--opt.lr"):
-        loop.check_finite(counters.replace(updates=20), skipped=1)
+def test_a_run_whose_saves_all_fail_ends(monkeypatch):
+    changes = {"steps": 100, "log_every": 0, "eval_every": 0, "save_every": 5, "checkpoint.failures": 3}
+    world = World(make(**changes), store=Stores(failures=100))
+    with pytest.raises(exits.WriteFailed, match="3 saves in a row"):
+        world.run(monkeypatch)
+    assert len(world.programs.acted) == 20  # at 20 it hears of the third failure, that of step 15
+    few = World(make(**changes), store=Stores(failures=2))
+    few.run(monkeypatch)
+    assert [x.counters.env_steps for x in few.store.saved] == list(range(15, 101, 5))
+
+
+def test_the_best_is_the_newest_of_the_highest_scores(monkeypatch):
+    """What is no number is below every number, but better than nothing."""
+    scores = {10: float("nan"), 20: 1.0, 30: 0.5, 40: 1.0, 50: float("nan"), 60: 2.0}
+    world = World(make(steps=60, log_every=0, eval_every=10), scores=scores)
+    world.run(monkeypatch)
+    assert [x.counters.env_steps for x in world.store.best] == [10, 20, 40, 60]
+    assert all(x.counters.settled == x.counters.env_steps for x in world.store.best)
+    other = make(steps=60, log_every=0, eval_every=10, **{"checkpoint.best_metric": "eval_episode/length"})
+    world = World(other, scores=scores)
+    world.run(monkeypatch)
+    assert world.store.best == []  # this stand-in reports no length
+
+
+def test_lasting_checkpoints_are_at_the_multiples(monkeypatch):
+    changes = {"steps": 33, "log_every": 7, "eval_every": 0, "checkpoint.periodic_every": 10}
+    world = World(make(**changes))
+    world.run(monkeypatch)
+    assert [x.counters.env_steps for x in world.store.lasting] == [10, 20, 30]
+    assert [x.counters.env_steps for x in world.store.saved] == [33]
+    assert world.store.reasons == ["interval"] * 3 + ["final"]
+
+
+def test_skipped_updates_are_told_and_too_many_in_a_row_end_the_run():
+    r = types.SimpleNamespace(
+        parts=types.SimpleNamespace(config=make(**{"opt.max_skipped": 5})),
+        reports=types.SimpleNamespace(skipped=lambda *counts: f"; report of {counts[1:]}"),
+        sinks=Sinks(),
+    )
+    state = fresh(1).replace(counters=Counters(env_steps=40, updates=60, flushed=10))
+    loop.check_finite(r, state, {"train/opt/skipped": 0.0})
+    assert r.sinks.notes == []
+    loop.check_finite(r, state, {"train/opt/skipped": 3.0, "train/opt/skipped_in_a_row": 4.0})
+    assert r.sinks.notes == ["3 of 50 updates were not finite and were skipped; report of (3, 50, 4)"]
+    with pytest.raises(exits.Diverged, match="at step 40: 5 updates in a row were not finite.*--opt.lr"):
+        loop.check_finite(r, state, {"train/opt/skipped": 1.0, "train/opt/skipped_in_a_row": 5.0})

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.metrics import Last, Mean, Sum, add, empty, kinds_of, pack, unpack
+from jaxrl.metrics import Last, Mean, Streak, Sum, add, empty, flushed, kinds_of, pack, unpack
 
 
 def values(kinds, *batches):
@@ -46,6 +46,35 @@ def test_what_is_not_finite_stays_so():
     assert np.isnan(got["m"]) and np.isinf(got["l"])
     recovered = values({"l": Last}, {"l": Last.of(jnp.float32(jnp.nan))}, {"l": Last.of(jnp.float32(1))})
     assert recovered == {"l": 1.0}
+
+
+def test_a_skipped_update_leaves_the_means_of_its_row_alone():
+    """Of it, what is finite counts, and what is not is left out; sums and newest values are as always."""
+    good = {"l": Last.of(jnp.float32(1)), "m": Mean.of(jnp.float32(2)), "n": Mean.of(jnp.float32(3))}
+    good["s"] = Sum.of(jnp.float32(0))
+    bad = good | {"m": Mean.of(jnp.float32(jnp.nan)), "n": Mean.of(jnp.float32(5)), "s": Sum.of(jnp.inf)}
+    packed = jnp.asarray(empty(kinds_of(good)))
+    for new, skipped in ((good, False), (bad, True), (good, False)):
+        packed = jax.jit(add)(packed, new, jnp.bool_(skipped))
+    assert unpack(kinds_of(good), np.asarray(packed)) == {"l": 1.0, "m": 2.0, "n": 11 / 3, "s": np.inf}
+    only = jax.jit(add)(jnp.asarray(empty(kinds_of(bad))), bad, jnp.bool_(True))
+    assert "m" not in unpack(kinds_of(bad), np.asarray(only))
+    kept = jax.jit(add)(jnp.asarray(empty(kinds_of(bad))), bad, jnp.bool_(False))
+    assert np.isnan(unpack(kinds_of(bad), np.asarray(kept))["m"])  # of an update that counts, nothing is hidden
+
+
+def test_a_streak_is_the_longest_run_and_outlives_a_flush():
+    kinds = {"m": Mean, "r": Streak}
+    packed, rows = jnp.asarray(empty(kinds)), []
+    for interval in ("0110", "0111", "1", "", "10", "0", "11"):
+        for happened in interval:
+            new = {"m": Mean.of(jnp.float32(1)), "r": Streak.of(jnp.bool_(happened == "1"))}
+            packed = jax.jit(add)(packed, new)
+        rows.append(unpack(kinds, np.asarray(packed)))
+        packed = jnp.asarray(flushed(kinds, np.asarray(packed)))
+    assert [row.get("r") for row in rows] == [2, 3, 4, 4, 5, None, 2]
+    assert [row.get("m") for row in rows] == [1, 1, 1, None, 1, 1, 1]
+    assert packed.dtype == np.float32 and flushed({}, empty({})).shape == (2, 0)
 
 
 def test_one_array_whatever_the_order_and_number_of_names():

@@ -12,8 +12,7 @@ import pytest
 import small
 from small import assert_same_arrays, assert_same_rows, run
 
-from jaxrl import checkpoint, learners
-from jaxrl.exits import WriteFailed
+from jaxrl import learners, stores
 from jaxrl.programs import Programs
 
 LENGTH = ("--steps=120", "--log_every=40", "--eval_every=80")
@@ -60,7 +59,8 @@ def test_a_cut_run_is_the_same_run(straight, tmp_path, cut_after, cuts):
         cut = run(tmp_path / "run", *LENGTH, code=TERMINATED)
     assert cut.note["exit"] == "stopped" and cut.note["env_steps"] == sum(cuts)
     whole = run(tmp_path / "run", *LENGTH)
-    assert whole.note["exit"] == "done" and whole.note["id"] == cut.note["id"] and whole.note["resumed"]
+    assert whole.note["exit"] == "done" and whole.note["id"] == cut.note["id"]
+    assert [x["step"] for x in whole.note["starts"]] == [0, *np.cumsum(cuts)]
     assert_same_rows(straight, whole)
     assert straight.scores == whole.scores
     assert_same_arrays(straight.arrays(), whole.arrays())
@@ -241,29 +241,51 @@ def test_checkpoints_by_the_clock(tmp_path):
     assert any(step % 1000 for step in steps) and done.steps() == [0, 1000, 2000, 3000]
 
 
-def test_a_damaged_checkpoint_is_refused(straight, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_set_aside(straight, tmp_path, capfd):
+    """The run goes on from the one before it, and is the same run."""
     shutil.copytree(straight.path, tmp_path / "run")
-    (tmp_path / "run" / "checkpoints" / "latest" / "120" / "device" / "manifest.ocdbt").unlink()
+    newest = tmp_path / "run" / "checkpoints" / "latest" / "120"
+    (newest / "device" / "manifest.ocdbt").unlink()
+    again = run(tmp_path / "run", *LENGTH, "--save_every=40", "--checkpoint.keep=100", "--terminal.style=plain")
+    (told,) = [x for x in capfd.readouterr().out.splitlines() if "is damaged" in x]
+    assert "latest/120 is damaged: device/manifest.ocdbt: No such file or directory; using latest/80" in told
+    assert_same_rows(straight, again)
+    assert_same_arrays(straight.arrays(), again.arrays())
+    assert (newest.parent / "120.damaged" / "manifest.json").exists()
+    events = [(x["event"], x["store"], x["name"]) for x in again.lines("checkpoint_log.jsonl")]
+    assert events[-2:] == [("quarantined", "latest", "120"), ("saved", "latest", "120")]
+
+
+def test_without_an_intact_checkpoint_nothing_is_touched(straight, tmp_path, capsys):
+    shutil.copytree(straight.path, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/*/manifest.json"):
+        path.write_text("{}")
+    before = {x: x.read_bytes() for x in (tmp_path / "run").rglob("*") if x.is_file()}
     run(tmp_path / "run", *LENGTH, code=66)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and "checkpoint at step 120" in lines[0]
-    assert (tmp_path / "run" / "scores.jsonl").read_bytes() == (straight.path / "scores.jsonl").read_bytes()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "latest/120: manifest.json cannot be read; no intact checkpoint is left" in line
+    after = {x: x.read_bytes() for x in (tmp_path / "run").rglob("*") if x.is_file()}
+    assert {k.name for k in after if after[k] != before.get(k)} <= {"run.lock"}
 
 
-def test_a_store_recovers_from_a_save_that_failed(tmp_path, monkeypatch):
-    store = checkpoint.Store(tmp_path, keep=2)
-    arrays = {"a": np.arange(3)}
-    on_device = {"b": jax.numpy.arange(3)}
-
-    def fails(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(store._checkpointer, "save_checkpointables_async", fails)
-    with pytest.raises(WriteFailed, match="checkpoint at step 5: OSError: .*No space left"):
-        store.save(5, on_device, arrays)
-    assert store.save(6, on_device, arrays) and store.latest() == 6
-    assert not store.save(6, on_device, arrays)
-    store.close()
+def test_the_three_stores_of_a_run(tmp_path):
+    flags = ("--steps=120", "--log_every=40", "--eval_every=40", "--save_every=20", "--checkpoint.keep=2")
+    done = run(tmp_path / "run", *flags, "--checkpoint.periodic_every=30", "--checkpoint.periodic_keep=3")
+    names = {x: sorted(int(y.name) for y in (done.path / "checkpoints" / x).iterdir()) for x in stores.STORES}
+    scores = {x["step"]: x["eval_episode/avg_score"] for x in done.rows if "eval_episode/avg_score" in x}
+    best = max(scores, key=lambda step: (scores[step], step))
+    assert names == {"latest": [100, 120], "periodic": [60, 90, 120], "best": [best]}
+    kept = stores.find(done.path / "checkpoints" / "best")
+    assert kept.score == scores[best] and not any("ring" in name for name in kept.manifest["leaves"])
+    assert kept.manifest["run"] == done.note["id"] and kept.manifest["config"]["steps"] == 120
+    log = done.lines("checkpoint_log.jsonl")
+    reasons = {(x["store"], x["reason"]) for x in log if x["event"] == "saved"}
+    assert reasons == {("latest", "interval"), ("latest", "final"), ("periodic", "interval"), ("best", "best")}
+    there = {(x["store"], x["name"]) for x in log if x["event"] == "saved"}
+    there -= {(x["store"], x["name"]) for x in log if x["event"] == "removed"}
+    assert there == {(store, str(step)) for store in names for step in names[store]}
+    times = [x["run_s"] for x in log if x["event"] == "saved"]
+    assert times == sorted(times) and times[0] > 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, TERMINATED), (signal.SIGINT, INTERRUPTED)])

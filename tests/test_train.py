@@ -102,7 +102,8 @@ def test_tensorboard_shows_the_same(straight):
 def test_the_note_says_how_it_went(straight):
     note = straight.note
     assert (note["exit"], note["env_steps"], note["updates"]) == ("done", 120, 29)
-    assert note["config"] == "debug" and "--steps=120" in note["argv"] and note["versions"]["jax"]
+    (start,) = note["starts"]
+    assert note["config"] == "debug" and "--steps=120" in start["argv"] and note["versions"]["jax"]
     assert json.loads((straight.path / "config.json").read_text())["steps"] == 120
 
 
@@ -336,7 +337,8 @@ def test_a_run_that_diverges_ends_with_its_code(tmp_path, capsys):
     done = run(tmp_path / "run", *flags, code=70)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert re.search("diverged at step 120: the last 29 updates were not finite.*--opt.lr", lines[0])
+    words = "diverged at step 120: 29 updates in a row were not finite.*nan_report.json.*--opt.lr"
+    assert re.search(words, lines[0])
     assert done.steps() == [0, 40, 80, 120] and done.note["exit"].startswith("Diverged")
     assert done.arrays()["counters.env_steps"] == 100  # the checkpoint before is kept
 

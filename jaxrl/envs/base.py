@@ -1,9 +1,9 @@
 """What every environment shares: the checked half of a HostEnv, and the DeviceEnv convention.
 
 A HostEnv (jaxrl/types.py) is numpy in, numpy out. `CheckedEnv` holds what is the same for all of them:
-actions are checked before they reach a backend, turns are kept (send, recv, send, ...), and `outcome`
-says what a score counts. A DeviceEnv is pure JAX, one environment, no batch axis; `hosted.Hosted`
-turns it into a HostEnv.
+actions are checked before they reach a backend and rows before they leave it, turns are kept (send, recv,
+send, ...), and `outcome` says what a score counts. A DeviceEnv is pure JAX, one environment, no batch
+axis; `hosted.Hosted` turns it into a HostEnv.
 """
 
 import abc
@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from flax import struct
 
+from jaxrl.exits import Diverged
+from jaxrl.faults import OFF, Faults
 from jaxrl.types import Continuous, Discrete, Key, Spaces, Step
 
 
@@ -27,8 +29,19 @@ class Outcome(NamedTuple):
     is_over: np.ndarray  # [N] bool, the game is over (a lost life is not) or was cut by a time limit
 
 
+class BadRow(Diverged):
+    """An environment gave a number that is not finite."""
+
+    def __init__(self, key: str, env: int, value: float, row: dict[str, np.ndarray]):
+        """`row` is that of all N, leaves [N, ...], in which environment `env` gave `value` as `key`."""
+        super().__init__(f"{key} of environment {env} is {value}, must be finite")
+        self.key, self.env, self.value, self.row = key, env, value, row
+
+
 class CheckedEnv(abc.ABC):
     """A HostEnv but for its backend, which subclasses provide as `_start`, `_launch`, `_collect`, `_stop`."""
+
+    faults: Faults = OFF
 
     def __init__(self, spaces: Spaces, *, num_envs: int, action_repeat: int):
         self.spaces = spaces
@@ -46,12 +59,12 @@ class CheckedEnv(abc.ABC):
         return self._outcome
 
     def reset(self) -> Step:
-        """Starts all N episodes, whatever was going on; every row is `is_first`."""
+        """Starts all N episodes, whatever was going on; every row is `is_first`. Raises BadRow."""
         self._check_open()
         if self._pending:
             self._collect()
             self._pending = False
-        return self._start()
+        return self._checked(self._start())
 
     def send(self, action: np.ndarray) -> None:
         """Starts one step of all N environments and returns before they have stepped.
@@ -72,12 +85,28 @@ class CheckedEnv(abc.ABC):
         self._pending = True
 
     def recv(self) -> Step:
-        """Waits for the step that `send` started."""
+        """Waits for the step that `send` started.
+
+        Raises:
+          BadRow: a reward or a floating observation is not finite; nobody gets to see that row.
+        """
         self._check_open()
         if not self._pending:  # a backend would wait for ever
             raise RuntimeError("recv() without send()")
         self._pending = False
-        return self._collect()
+        return self._checked(self._collect())
+
+    def _checked(self, step: Step) -> Step:
+        if self.faults.armed:
+            step = with_faults(step, self.faults)
+        row = {f"obs.{key}": x for key, x in step.obs.items()}
+        row |= {"reward": step.reward, "raw_reward": self.outcome.reward}
+        for key, x in row.items():
+            if x.dtype.kind == "f" and not np.isfinite(x).all():
+                where = tuple(np.argwhere(~np.isfinite(x))[0].tolist())
+                flags = {k: getattr(step, k) for k in ("is_first", "is_last", "is_terminal")}
+                raise BadRow(key, where[0], float(x[where]), row | flags)
+        return step
 
     def snapshot(self) -> Any | None:
         """None: this backend cannot save its state; a resumed run begins new episodes."""
@@ -111,6 +140,16 @@ class CheckedEnv(abc.ABC):
 
     @abc.abstractmethod
     def _stop(self) -> None: ...
+
+
+def with_faults(step: Step, faults: Faults) -> Step:
+    """The row with the NaNs that are to be injected into it."""
+    reward, obs = step.reward, step.obs
+    if faults.bad("reward"):
+        reward = np.full_like(reward, np.nan)
+    if faults.bad("obs"):
+        obs = {k: np.full_like(x, np.nan) if x.dtype.kind == "f" else x for k, x in obs.items()}
+    return step.replace(reward=reward, obs=obs)
 
 
 def check_action(action: np.ndarray, space: Discrete | Continuous, num_envs: int) -> np.ndarray:

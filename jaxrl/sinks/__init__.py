@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from jaxrl.faults import OFF, Faults
 from jaxrl.sinks import jsonl
 from jaxrl.sinks.courier import Courier, Limits
 from jaxrl.sinks.row import Banner, Note, Row, ScoreRow, Sink
@@ -26,10 +27,17 @@ class Sinks:
     """
 
     def __init__(
-        self, journals: Sequence[Sink], others: Sequence[Sink] = (), limits: Limits | None = None
+        self,
+        journals: Sequence[Sink],
+        others: Sequence[Sink] = (),
+        limits: Limits | None = None,
+        faults: Faults = OFF,
     ) -> None:
-        """`journals` lose nothing and are written first; `others` may drop, and may break."""
-        self._courier = Courier(journals, others, limits)
+        """`journals` lose nothing and are written first; `others` may drop, and may break.
+
+        The name of a sink is the place of its faults.
+        """
+        self._courier = Courier(journals, others, limits, faults)
 
     def write(self, row: Row) -> None:
         """One row per event step. Sinks that broke or dropped are counted in it as `sinks/...`."""
@@ -100,6 +108,7 @@ def make_sinks(
     tensorboard: bool = True,
     terminal_filter: str = "",
     terminal_style: str = "auto",
+    faults: Faults = OFF,
 ) -> Sinks:
     """Opens the sinks of a run.
 
@@ -114,6 +123,7 @@ def make_sinks(
       terminal_filter: regular expression, searched in a metric's own and its Stable-Baselines3 name;
         "" = the usual ones, ".*" = all.
       terminal_style: "auto" (rich on a terminal, else plain), "rich", "plain" or "off".
+      faults: to happen in sinks, by their names.
 
     Raises:
       ValueError: a bad filter or style, before any file is touched.
@@ -133,7 +143,7 @@ def make_sinks(
         from jaxrl.sinks.tensorboard import TensorBoard  # imports torch where it is installed: seconds
 
         others.append(TensorBoard(run_dir / "tb", resume_step))
-    sinks = Sinks([jsonl.metrics_file(run_dir), jsonl.scores_file(run_dir)], others)
+    sinks = Sinks([jsonl.metrics_file(run_dir), jsonl.scores_file(run_dir)], others, faults=faults)
     for line in notes:
         sinks.note(line)
     return sinks

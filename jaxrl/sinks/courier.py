@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from jaxrl.faults import OFF, PLACES, Faults
 from jaxrl.sinks.row import Event, Note, Row, ScoreRow, Sink
 
 
@@ -88,9 +89,13 @@ class Courier:
     """See the module. Methods are called by the training thread; none of them raises or does I/O."""
 
     def __init__(
-        self, journals: Sequence[Sink], others: Sequence[Sink], limits: Limits | None = None
+        self,
+        journals: Sequence[Sink],
+        others: Sequence[Sink],
+        limits: Limits | None = None,
+        faults: Faults = OFF,
     ) -> None:
-        self._limits = limits or Limits()
+        self._limits, self._faults = limits or Limits(), faults
         retry_s = self._limits.retry_s
         self._last_resort = _Slot(_Stderr(), False, retry_s)
         self._slots = [_Slot(sink, True, retry_s) for sink in journals]
@@ -139,11 +144,15 @@ class Courier:
     def flush(self, timeout_s: float) -> bool:
         """Waits until the journals hold everything posted so far; False if they do not by then.
 
-        False at once where a journal cannot be written: there is nothing to wait for.
+        False at once where a journal cannot be written, or hangs: there is nothing to wait for.
         """
         journals = [slot for slot in self._slots if slot.journal]
+
+        def waits() -> bool:
+            return any(slot.unwritten() and not (slot.failure or slot.stuck) for slot in journals)
+
         with self._change:
-            self._wait_until(lambda: not any(s.unwritten() and not s.failure for s in journals), timeout_s)
+            self._wait_until(lambda: not waits(), timeout_s)
             return not any(s.unwritten() for s in journals)
 
     def close(self) -> None:
@@ -180,7 +189,7 @@ class Courier:
     def _work(self) -> None:
         while (job := self._next_job()) is not None:
             slot, event = job
-            error = _attempt(slot, event)
+            error = _attempt(slot, event, self._faults)
             with self._change:
                 self._settle(slot, event, error)
                 self._change.notify_all()
@@ -294,7 +303,7 @@ class Courier:
         yield self._last_resort
 
 
-def _attempt(slot: _Slot, event: Event | _Mark) -> BaseException | None:
+def _attempt(slot: _Slot, event: Event | _Mark, faults: Faults) -> BaseException | None:
     """Calls the sink outside the lock; what it raises is returned."""
     try:
         match event:
@@ -303,6 +312,8 @@ def _attempt(slot: _Slot, event: Event | _Mark) -> BaseException | None:
             case _Mark.CLOSE:
                 slot.sink.close()
             case _:
+                if faults.armed and slot.sink.name in PLACES:
+                    faults.at(slot.sink.name)
                 slot.sink.take(event)
     except BaseException as error:  # SystemExit too: libraries raise it, and it would end the thread
         if not slot.journal:

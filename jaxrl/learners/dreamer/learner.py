@@ -133,10 +133,25 @@ class Dreamer:
         )
         return UpdateOutput(state=new, metrics=metrics, latents=latents)
 
+    def explain(self, state: DreamerState, batch: Batch, key: Key) -> dict[str, jax.Array]:
+        """The numbers of an update by name, among them those that it would be skipped for."""
+        grad = jax.value_and_grad(self.loss, has_aux=True)
+        (_, (_, _, losses)), grads = grad(state.params, state, batch, key)
+        latent = self.model.restore(batch.latents)  # stored as bits, in which nobody sees a NaN
+        numbers = {"batch.latents.deter": latent.deter} | {f"loss/{name}": x for name, x in losses.items()}
+        numbers |= {f"grad/{name}": x for name, x in by_path(grads).items()}
+        return numbers | {f"param/{name}": x for name, x in by_path(state.params).items()}
+
     def validate(self, state: DreamerState, batch: Batch, key: Key) -> Metrics:
         """Losses of the world model on a batch that it does not learn from."""
         observed = L.world_model(self.model, state.params, batch, key)
         return {f"holdout/loss/{name}": Mean.of(x) for name, x in observed.losses.items()}
+
+
+def by_path(tree: Params) -> dict[str, jax.Array]:
+    """Tensors by the path to them, such as dyn/core/kernel."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
 
 def make(config: Config, spaces: Spaces) -> Learner:
@@ -148,6 +163,7 @@ def make(config: Config, spaces: Spaces) -> Learner:
         act=dreamer.act,
         update=dreamer.update,
         validate=dreamer.validate,
+        explain=dreamer.explain,
         policy_params=lambda state: {name: state.params[name] for name in POLICY},
         latent_zeros=lambda: dreamer.model.store(dreamer.model.zeros(())),
         context=int(config.replay.context),

@@ -1,0 +1,231 @@
+"""The three stores of a run's checkpoints, and the thread that makes checkpoints of written arrays.
+
+    checkpoints/latest/<step>     the whole state; the newest `checkpoint.keep`
+    checkpoints/best/<step>       without replay; the one with the highest score
+    checkpoints/periodic/<step>   without replay; every `checkpoint.periodic_every` env_steps
+
+Arrays are written in the background into a folder that is renamed when it is complete. The keeper, a thread,
+then refuses numbers that are not finite, adds the manifest (only now it is a checkpoint), logs it, and removes
+what is not kept any longer: in this order, so that the process may die anywhere and nothing is lost.
+A step that is saved again, by a run that went on from an older one, gets the name <step>.2 and so on.
+"""
+
+import dataclasses
+import math
+import pathlib
+import queue
+import shutil
+import threading
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrl import checkpoint, manifest
+from jaxrl.exits import NoCheckpoint
+from jaxrl.faults import Faults
+from jaxrl.stores.log import Log, entry, place
+from jaxrl.stores.shelf import (
+    BEST,
+    LATEST,
+    PERIODIC,
+    STORES,
+    Checkpoint,
+    checkpoints,
+    find,
+    folders,
+    numbers,
+    order,
+    search,
+    set_aside,
+    told,
+    unused,
+)
+
+__all__ = ["BEST", "LATEST", "PERIODIC", "STORES", "Checkpoint", "Outcome", "Stores", "find"]
+LOG = "checkpoint_log.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a save."""
+
+    store: str
+    step: int
+    failure: str | None = None  # one line; None if it is a checkpoint now
+    not_finite: str | None = None  # the first array that was not, which is why it is none
+
+
+@dataclasses.dataclass(frozen=True)
+class Save:
+    """A save on its way."""
+
+    folder: pathlib.Path
+    response: checkpoint.Response
+    facts: dict[str, Any]
+    finite: tuple[list[str], jax.Array] | None
+    began: float  # time.monotonic
+
+
+class Stores:
+    """The stores of one run, for the process that has locked its directory. One thread calls the methods."""
+
+    def __init__(self, run: pathlib.Path, keep: int, periodic_keep: int, faults: Faults):
+        self._run, self._faults = run, faults
+        self._keep = {LATEST: keep, BEST: 1, PERIODIC: periodic_keep}
+        self._log = Log(run / LOG)
+        self._saves: queue.SimpleQueue[Save | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._pending = 0  # saves whose outcome was not taken yet
+        self._newest: dict[str, int] = {}  # step that was begun last, by store
+        self._thread: threading.Thread | None = None
+        self.best_score: float | None = None  # the highest in the store of the best; None: it is empty
+
+    def recover(self) -> tuple[Checkpoint | None, list[str]]:
+        """The checkpoint to go on from, None in a new run; and lines about what was found damaged.
+
+        Half-written folders are removed, damaged checkpoints renamed, the log completed.
+
+        Raises:
+          NoCheckpoint: if there were checkpoints and none of them is intact. Nothing is touched then.
+        """
+        root, saved = self._run / "checkpoints", self._log.saved()
+        found, damaged = search(self._run)
+        missing = [root / name for name in sorted(saved) if not (root / name / manifest.NAME).exists()]
+        damaged |= dict.fromkeys(missing, "its manifest is missing")
+        if found is None and damaged:
+            folder, why = next(iter(damaged.items()))
+            raise NoCheckpoint(
+                f"{folder}: {why}; no intact checkpoint is left in {self._run}; restore one from a copy, or "
+                "choose another logdir"
+            )
+        for folder, why in damaged.items():
+            self._log.add({"event": "quarantined", **place(folder), "why": why})
+            if folder.exists():
+                set_aside(folder)
+        self._tidy(saved)
+        if found:
+            self._newest[found.store] = found.step
+        kept = [x.score for x in checkpoints(root / BEST)]
+        self.best_score = max(kept, default=None)
+        return found, told(damaged, found)
+
+    def _tidy(self, logged: set[str]) -> None:
+        """Removes what a dead process has left half done, and logs what it had no time to log."""
+        for store in STORES:
+            home = self._run / "checkpoints" / store
+            for path in [*home.glob(checkpoint.UNFINISHED), *home.glob("*.removed")]:
+                shutil.rmtree(path, ignore_errors=True)
+            for path in list(folders(home)):
+                if not (path / manifest.NAME).exists():
+                    shutil.rmtree(path, ignore_errors=True)
+            for made in checkpoints(home):
+                if f"{store}/{made.folder.name}" not in logged:
+                    self._log.add(entry(made, None))
+            self._prune(store)
+
+    def save(
+        self,
+        store: str,
+        step: int,
+        arrays: tuple[dict[str, jax.Array], dict[str, np.ndarray]],
+        facts: dict[str, Any],
+        finite: tuple[list[str], jax.Array] | None = None,
+    ) -> bool:
+        """Begins to save; the arrays may be donated as soon as this returns.
+
+        Args:
+          step: env_steps, its name.
+          arrays: by name, on devices and on the host.
+          facts: for the manifest; its score, if finite, decides which is best.
+          finite: names, and on a device for each of them whether all of its numbers are finite.
+
+        Returns:
+          False if this step is the last that was saved in this store.
+
+        Raises:
+          OSError and whatever else keeps Orbax from beginning.
+        """
+        if self._newest.get(store) == step:
+            return False
+        began = time.monotonic()
+        folder = unused(self._run / "checkpoints" / store / str(step))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._faults.at("save")
+        try:
+            response = checkpoint.begin(folder, *arrays)
+        except BaseException:
+            checkpoint.discard(folder)
+            raise
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
+            self._thread.start()
+        self._newest[store] = step
+        if store == BEST:
+            self.best_score = facts["score"] if facts["score"] is not None else -math.inf
+        self._pending += 1
+        self._saves.put(Save(folder, response, facts | {"store": store, "step": step}, finite, began))
+        return True
+
+    def poll(self, wait: bool = False) -> list[Outcome]:
+        """What became of saves since the last call; with `wait`, of all that were begun."""
+        found = []
+        while self._pending and (wait or not self._outcomes.empty()):
+            outcome = self._outcomes.get()
+            self._pending -= 1
+            if outcome.failure and self._newest.get(outcome.store) == outcome.step:
+                del self._newest[outcome.store]
+            found.append(outcome)
+        return found
+
+    def close(self) -> None:
+        """Waits for what was begun."""
+        if self._thread is not None:
+            self._saves.put(None)
+            self._thread.join()
+            self._thread = None
+
+    # The keeper.
+
+    def _work(self) -> None:
+        while (save := self._saves.get()) is not None:
+            store, step = save.facts["store"], save.facts["step"]
+            try:
+                self._commit(save)
+                outcome = Outcome(store, step)
+            except Refused as error:
+                outcome = Outcome(store, step, f"{error.args[0]} is not finite", not_finite=error.args[0])
+            except BaseException as error:  # SystemExit too: nobody would hear of a keeper that has ended
+                outcome = Outcome(store, step, checkpoint.reason(error))
+            if outcome.failure:
+                checkpoint.discard(save.folder)
+            self._outcomes.put(outcome)
+
+    def _commit(self, save: Save) -> None:
+        save.response.result()
+        if save.finite:
+            names, finite = save.finite
+            if bad := [name for name, good in zip(names, np.asarray(finite), strict=True) if not good]:
+                raise Refused(bad[0])
+        self._faults.at("commit")
+        made = Checkpoint(save.folder, manifest.write(save.folder, save.facts))
+        self._faults.at("manifest")
+        self._log.add(entry(made, round(time.monotonic() - save.began, 3)))
+        self._prune(made.store)
+
+    def _prune(self, store: str) -> None:
+        """Removes checkpoints that are not kept. The log says so first, the manifest goes next."""
+        there = sorted(checkpoints(self._run / "checkpoints" / store), key=order(store))
+        again = {x.step: x for x in sorted(there, key=lambda x: numbers(x.folder))}
+        kept = [x for x in there if again[x.step] is x]  # of a step that was saved again, the newer one
+        kept = kept[-self._keep[store] :]  # all, if it is 0
+        for old in (x for x in there if x not in kept):
+            self._log.add({"event": "removed", **place(old.folder)})
+            gone = old.folder.with_name(old.folder.name + ".removed")
+            old.folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+
+class Refused(Exception):
+    """A save that must not become a checkpoint; the name of the array that is why."""

@@ -280,14 +280,13 @@ def holds(path: pathlib.Path, name: str) -> bool:
 
 def check_free(logdir: str) -> None:
     """Raises Locked if another process works in a run directory; before anything slow is imported."""
-    path = located("logdir", logdir)
-    if logdir and holds(path, "run.lock"):
+    if logdir and holds(path := located("logdir", logdir), "run.lock"):
         try:
-            file = os.open(path / "run.lock", os.O_RDONLY)
+            file = open(path / "run.lock")
         except OSError:
             return  # to be told by `open_run`
-        with os.fdopen(file):
-            lock_file(file, path, fcntl.LOCK_SH)
+        with file:
+            lock_file(file.fileno(), path, fcntl.LOCK_SH)
 
 
 def take_lock(path: pathlib.Path) -> int:
@@ -304,7 +303,7 @@ def take_lock(path: pathlib.Path) -> int:
 
 
 def lock_file(file: int, path: pathlib.Path, kind: int) -> None:
-    """Raises Locked if the file of a run directory's lock is locked by another process, and stays so a moment."""
+    """Raises Locked if the lock of a run directory is held by another process, and stays so a moment."""
     for left in range(9, -1, -1):  # one that only looks lets go at once
         try:
             return fcntl.flock(file, kind | fcntl.LOCK_NB)

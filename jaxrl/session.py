@@ -18,7 +18,7 @@ from jaxrl.feeds.episodes import EpisodeFiles
 from jaxrl.feeds.replay import Replay, check_budget
 from jaxrl.flags import Command
 from jaxrl.keys import ACT, env_seed
-from jaxrl.programs import Parts, Programs
+from jaxrl.programs import Parts, Programs, batch_shapes
 from jaxrl.saver import Saver
 from jaxrl.sinks import Sinks, make_sinks
 from jaxrl.sinks.jsonl import set_aside
@@ -107,11 +107,16 @@ def train_in(
         watch.begin(start.counters.env_steps, start.counters.updates, compile_s)
         run_dir.note(**describe(parts, programs, compile_s))
         schedule = plan.Plan.of(config)
-        saver = None
-        if stores:
-            saver = Saver(
-                stores, config, schedule.clock, run_dir.identity(), programs, sinks, watch, env.snapshot
-            )
+        saver = stores and Saver(
+            stores=stores,
+            config=config,
+            clock=schedule.clock,
+            identity=run_dir.identity(),
+            programs=programs,
+            sinks=sinks,
+            watch=watch,
+            snapshot=env.snapshot,
+        )
         machinery = loop.Run(
             parts=parts,
             programs=programs,
@@ -127,10 +132,7 @@ def train_in(
         )
         state = loop.run(machinery, state, first)
         if files:
-            files.close()
-            if files.dropped:
-                why = files.failure or "the disk is too slow"
-                sinks.note(f"episodes/: {files.dropped} episodes were not written ({why})")
+            close_episodes(files, sinks)
         say_goodbye(run_dir, config, sinks, state.counters)
         return state.counters
 
@@ -173,6 +175,13 @@ def opened_episodes(
         raise WriteFailed(f"{folder}: {error.strerror or error}") from error
     with contextlib.closing(files):
         yield files
+
+
+def close_episodes(files: EpisodeFiles, sinks: Sinks) -> None:
+    files.close()
+    if files.dropped:
+        why = files.failure or "the disk is too slow"
+        sinks.note(f"episodes/: {files.dropped} episodes were not written ({why})")
 
 
 def check_source(parts: Parts, start: Start) -> None:
@@ -369,8 +378,11 @@ def memory_table(parts: Parts, programs: Programs) -> list[str]:
     state = jax.eval_shape(parts.learner.init, parts.key)
     rows = {"learner": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))}
     rows["replay"] = parts.replay.nbytes + (parts.held.nbytes if parts.held else 0)
+    if parts.learner.update is not None:  # one batch, of the first update that is not finite
+        batch = batch_shapes(parts.replay, parts.key)
+        rows["evidence"] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch))
     if parts.config.checkpoint.enabled:
-        kept = sum(rows.values()) if parts.config.checkpoint.replay else rows["learner"]
+        kept = rows["learner"] + rows["replay"] * parts.config.checkpoint.replay
         rows["checkpoint (temporary)"] = kept + saving.OVERHEAD
     large = {name: x.temp_bytes for name, x in programs.compiled.items() if x.temp_bytes > 100_000}
     rows |= {f"{name} (temporary)": size for name, size in large.items()}

@@ -20,7 +20,7 @@ ROOMS = (
     ("nets", "envs"),
     ("learners", "feeds"),
     ("programs", "state", "plan"),
-    ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "start", "nans"),
+    ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "saver", "start", "nans"),
     ("loop", "flags"),
     ("session", "supervise"),
     ("train", "evaluate", "report"),

@@ -159,7 +159,14 @@ class World:
         monkeypatch.setattr(saver.saving, "facts", lambda *given: {})
         monkeypatch.setattr(saver.Saver, "_finite", lambda self, arrays: None)
         saves = saver.Saver(
-            self.store, self.config, plan.clock, {}, self.programs, self.sinks, watch, env.snapshot
+            stores=self.store,
+            config=self.config,
+            clock=plan.clock,
+            identity={},
+            programs=self.programs,
+            sinks=self.sinks,
+            watch=watch,
+            snapshot=env.snapshot,
         )
         machinery = loop.Run(
             parts=parts,

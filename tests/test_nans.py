@@ -99,7 +99,7 @@ def check(done):
     for line in (done.path / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line, parse_constant=pytest.fail)
         assert not [key for key in row if glossary.find(key) is None]
-    folders = [path.parent for path in done.path.glob("checkpoints/*/*/manifest.json")]
+    folders = [path.parent for path in done.path.glob("checkpoints/latest/*/manifest.json")]
     for folder in folders:
         arrays = done.arrays(int(folder.name))
         assert all(np.isfinite(x).all() for x in arrays.values() if x.dtype.kind == "f"), folder
@@ -411,6 +411,20 @@ def test_the_kept_batch_is_the_one_that_was_drawn(world, many):
 
 def named(tree):
     return {k: np.asarray(x) for k, x in checkpoint.flatten(tree).items()}
+
+
+def test_an_update_is_explained_with_its_own_key():
+    key, want = jax.random.key(3), jax.random.key(3)
+    for number in (keys.LEARN, 7, 1):
+        want = jax.random.fold_in(want, number)
+
+    def explain(state, batch, key):
+        same = (jax.random.key_data(key) == jax.random.key_data(want)).all()
+        return {"param/x": state, "loss/y": jnp.where(same, batch, NAN)}
+
+    evidence = Evidence(number=jnp.int32(7), batch=jnp.ones(2))
+    found = jax.jit(programs.explain_program(explain))(jnp.float32(INF), evidence, key)
+    assert {name: bool(x) for name, x in found.items()} == {"param/x": False, "loss/y": True}
 
 
 @pytest.mark.parametrize("many", [False, True])

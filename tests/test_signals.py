@@ -119,6 +119,7 @@ def test_a_dry_run_is_not_waited_for(tmp_path):
         ("term@act:58", TERMINATED, 58),
         ("int@learn:9", INTERRUPTED, None),
         ("term@eval:4", TERMINATED, 80),
+        ("term@eval:20", TERMINATED, 120),  # the last one
         ("int@flush:2", INTERRUPTED, 40),
         ("term@save:1", TERMINATED, None),
         ("term@metrics:3", TERMINATED, None),

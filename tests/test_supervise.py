@@ -1,6 +1,7 @@
 """One process per run directory, and one that starts it again."""
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -53,10 +54,9 @@ def test_the_second_process_leaves_before_it_imports_jax(tmp_path):
         assert second.stdout == "" and second.stderr.count("\n") == 1
         assert f"in use by pid {first.pid} on " in second.stderr and " since 20" in second.stderr
         assert first.poll() is None and holder(folder) == first.pid
-        # It cannot be told from outside: two that look at the same moment do not disturb each other.
         first.kill()
         first.communicate()
-        rundir.check_free(str(folder))
+        rundir.check_free(str(folder))  # a lock dies with its process
     finally:
         first.kill()
         first.communicate()
@@ -74,12 +74,12 @@ def test_looking_does_not_keep_the_run_out(tmp_path):
         rundir.take_lock(folder)
     script = "import fcntl, sys, time; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_SH); "
     script += "print('ready', flush=True); time.sleep(0.05)"
-    rundir.os.close(lock)
+    os.close(lock)
     with subprocess.Popen(
         [sys.executable, "-c", script, str(folder / "run.lock")], stdout=subprocess.PIPE, text=True
     ) as looker:
         assert looker.stdout.readline() == "ready\n"
-        rundir.os.close(rundir.take_lock(folder))
+        os.close(rundir.take_lock(folder))
 
 
 def test_a_run_that_dies_is_started_again(tmp_path):
@@ -108,7 +108,7 @@ def test_a_run_that_gets_nowhere_is_given_up(tmp_path):
         words,
         check=False,
         cwd=tmp_path,
-        env=supervise.os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,

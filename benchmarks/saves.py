@@ -1,4 +1,4 @@
-"""What a checkpoint costs: how long the training waits, how long it takes to the disk and back, how much memory.
+"""What a checkpoint costs: how long the training waits, how long it takes to the disk and back, its memory.
 
     python -m benchmarks.saves
     python -m benchmarks.saves --mb 50 1200 --repeats 5 --out benchmarks/results/saves.json
@@ -43,7 +43,9 @@ def main() -> None:
     rows = []
     for mb in args.mb:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            rows.append({"mb": mb, "save": child("save", mb, folder, args), "load": child("load", mb, folder, args)})
+            rows.append(
+                {"mb": mb, "save": child("save", mb, folder, args), "load": child("load", mb, folder, args)}
+            )
     record.finish(found | {"repeats": args.repeats, "rows": rows}, args.out)
 
 

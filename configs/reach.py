@@ -1,8 +1,8 @@
 """Reach, a continuous-control toy: push a point to a target, on two CPU cores.
 
 Run:     python -m jaxrl.train --config=reach
-Expect:  eval_episode/avg_score of 22 to 34 of 50 at 4,000 env_steps and 38 to 41 at 12,000, on three seeds (random:
-         about 2); 9 minutes on two cores with other work beside it.
+Expect:  eval_episode/avg_score of 22 to 34 of 50 at 4,000 env_steps and 38 to 41 at 12,000, on three seeds
+         (random: about 2); 9 minutes on two cores with other work beside it.
 """
 
 from jaxrl.config import Config, EnvConfig, LossConfig, ModelConfig, OptConfig, ReplayConfig

@@ -31,7 +31,7 @@ class Response(Protocol):
 def begin(folder: pathlib.Path, on_device: dict[str, Any], on_host: dict[str, np.ndarray]) -> Response:
     """Begins to write `folder`, which must not exist; the arrays may be donated as soon as this returns."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax says all there that it raises, too
-    return ocp.save_checkpointables_async(folder, {"device": on_device, "host": on_host})
+    return ocp.save_checkpointables_async(str(folder), {"device": on_device, "host": on_host})
 
 
 def discard(folder: pathlib.Path) -> None:
@@ -43,7 +43,7 @@ def discard(folder: pathlib.Path) -> None:
 def shapes(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Shapes and dtypes of the arrays of a checkpoint by name: on devices, on the host."""
     try:
-        stored = ocp.checkpointables_metadata(folder).metadata
+        stored = ocp.checkpointables_metadata(str(folder)).metadata
         on_device, on_host = stored["device"], stored["host"]
     except Exception as error:
         raise NoCheckpoint(f"{folder}: cannot be read: {reason(error)}") from error
@@ -65,7 +65,7 @@ def load(
     try:
         with context, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # host arrays have no sharding, which Orbax remarks on
-            loaded = ocp.load_checkpointables(folder, asked)
+            loaded = ocp.load_checkpointables(str(folder), asked)
     except Exception as error:
         raise NoCheckpoint(f"{folder}: cannot be read: {reason(error)}") from error
     return loaded.get("device", {}), loaded["host"]

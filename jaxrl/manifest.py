@@ -75,7 +75,10 @@ def verify(folder: pathlib.Path) -> dict[str, Any]:
     Files that are not in the manifest are not looked at: nothing reads them.
     """
     manifest = read(folder)
+    home = folder.resolve()
     for name, told in manifest["files"].items():
+        if not (home / name).resolve().is_relative_to(home):
+            raise Damaged(f"{NAME} names a file outside of its folder")
         try:
             size, digest = digest_of(folder / name)
         except OSError as error:

@@ -106,9 +106,7 @@ class Saver:
         return there
 
     def _begin(self, store: str, state: RunState, reason: str, score: float | None = None) -> None:
-        state = state.replace(
-            counters=state.counters.replace(wall_s=self.watch.total()), env=self.snapshot()
-        )
+        state = state.replace(counters=state.counters.replace(wall_s=self.watch.total()), env=self.snapshot())
         arrays = saving.arrays(state, with_replay=store == LATEST and self.config.checkpoint.replay)
         facts = saving.facts(self.config, self.identity, state, arrays)
         facts |= {"reason": reason, "score": score if score is not None and math.isfinite(score) else None}

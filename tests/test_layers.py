@@ -28,7 +28,13 @@ ROOMS = (
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 ENTRIES = ROOMS[-1]
 # Neighbours on one floor may see each other, but for these, which must stay exchangeable.
-STRANGERS = [{"nets", "envs"}, {"learners", "feeds"}, {"types", "config"}, {"types", "schema"}, {"exits", "config"}]
+STRANGERS = [
+    {"nets", "envs"},
+    {"learners", "feeds"},
+    {"types", "config"},
+    {"types", "schema"},
+    {"exits", "config"},
+]
 FORBIDDEN = {"learners": {"envs"}, "flags": set(FLOOR) - {"flags", "config", "changes", "__init__"}}
 
 # Third-party packages and process-wide settings, and the one room that may touch them.

@@ -60,7 +60,9 @@ def test_a_skipped_update_leaves_the_means_of_its_row_alone():
     only = jax.jit(add)(jnp.asarray(empty(kinds_of(bad))), bad, jnp.bool_(True))
     assert "m" not in unpack(kinds_of(bad), np.asarray(only))
     kept = jax.jit(add)(jnp.asarray(empty(kinds_of(bad))), bad, jnp.bool_(False))
-    assert np.isnan(unpack(kinds_of(bad), np.asarray(kept))["m"])  # of an update that counts, nothing is hidden
+    assert np.isnan(
+        unpack(kinds_of(bad), np.asarray(kept))["m"]
+    )  # of an update that counts, nothing is hidden
 
 
 def test_a_streak_is_the_longest_run_and_outlives_a_flush():

@@ -6,7 +6,6 @@ import shutil
 import signal
 import time
 
-import jax
 import numpy as np
 import pytest
 import small
@@ -246,7 +245,9 @@ def test_a_damaged_checkpoint_is_set_aside(straight, tmp_path, capfd):
     shutil.copytree(straight.path, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "latest" / "120"
     (newest / "device" / "manifest.ocdbt").unlink()
-    again = run(tmp_path / "run", *LENGTH, "--save_every=40", "--checkpoint.keep=100", "--terminal.style=plain")
+    again = run(
+        tmp_path / "run", *LENGTH, "--save_every=40", "--checkpoint.keep=100", "--terminal.style=plain"
+    )
     (told,) = [x for x in capfd.readouterr().out.splitlines() if "is damaged" in x]
     assert "latest/120 is damaged: device/manifest.ocdbt: No such file or directory; using latest/80" in told
     assert_same_rows(straight, again)
@@ -280,7 +281,12 @@ def test_the_three_stores_of_a_run(tmp_path):
     assert kept.manifest["run"] == done.note["id"] and kept.manifest["config"]["steps"] == 120
     log = done.lines("checkpoint_log.jsonl")
     reasons = {(x["store"], x["reason"]) for x in log if x["event"] == "saved"}
-    assert reasons == {("latest", "interval"), ("latest", "final"), ("periodic", "interval"), ("best", "best")}
+    assert reasons == {
+        ("latest", "interval"),
+        ("latest", "final"),
+        ("periodic", "interval"),
+        ("best", "best"),
+    }
     there = {(x["store"], x["name"]) for x in log if x["event"] == "saved"}
     there -= {(x["store"], x["name"]) for x in log if x["event"] == "removed"}
     assert there == {(store, str(step)) for store in names for step in names[store]}

@@ -19,7 +19,9 @@ from jaxrl.stores.log import Log
 
 
 def arrays(number):
-    return {"learner.w": jnp.arange(300.0) + number, "flag": jnp.array([True])}, {"scores": np.full(3, number)}
+    return {"learner.w": jnp.arange(300.0) + number, "flag": jnp.array([True])}, {
+        "scores": np.full(3, number)
+    }
 
 
 def facts(step, score=None, reason="interval"):
@@ -75,7 +77,9 @@ def test_what_was_saved_comes_back(tmp_path):
     on_device, on_host = checkpoint.load(found.folder, {k: arrays(0)[0][k] for k in shapes})
     np.testing.assert_array_equal(on_device["learner.w"], np.arange(300.0) + 10)
     np.testing.assert_array_equal(on_host["scores"], [10, 10, 10])
-    (line,) = log(tmp_path, "event", "store", "name", "step", "agent_steps", "updates", "episodes", "run_s", "reason")
+    (line,) = log(
+        tmp_path, "event", "store", "name", "step", "agent_steps", "updates", "episodes", "run_s", "reason"
+    )
     assert line == ("saved", "latest", "10", 10, 10, 5, 1, 1.5, "interval")
     ((size, seconds),) = log(tmp_path, "bytes", "seconds")
     files = [x for x in found.folder.rglob("*") if x.is_file() and x.name != manifest.NAME]
@@ -86,7 +90,14 @@ def test_the_newest_stay_and_the_log_says_what_went(tmp_path):
     fill(tmp_path, [10, 20, 30, 40], keep=2)
     assert names(tmp_path) == ["30", "40"]
     events = log(tmp_path, "event", "name")
-    assert events == [("saved", "10"), ("saved", "20"), ("saved", "30"), ("removed", "10"), ("saved", "40"), ("removed", "20")]
+    assert events == [
+        ("saved", "10"),
+        ("saved", "20"),
+        ("saved", "30"),
+        ("removed", "10"),
+        ("saved", "40"),
+        ("removed", "20"),
+    ]
     fill(tmp_path, [10, 20, 30], PERIODIC)
     assert names(tmp_path, PERIODIC) == ["10", "20", "30"]
     fill(tmp_path, [40], PERIODIC, periodic_keep=2)
@@ -223,6 +234,18 @@ def test_two_hundred_random_damages(filled, tmp_path):
         with pytest.raises(manifest.Damaged):
             manifest.verify(folder)
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", ["../../../notes", "/etc/hostname", "device/../../10/manifest.json"])
+def test_a_manifest_names_only_its_own_files(filled, tmp_path, name):
+    """Even a forged one has no other file read."""
+    folder = tmp_path / "20"
+    shutil.copytree(filled / "checkpoints" / LATEST / "20", folder)
+    told = json.loads((folder / "manifest.json").read_text())
+    told["files"] = {name: {"bytes": 1, "sha256": ""}} | told["files"]
+    (folder / "manifest.json").write_text(json.dumps(told | {"sha256": manifest.own_digest(told)}))
+    with pytest.raises(manifest.Damaged, match="names a file outside of its folder"):
+        manifest.verify(folder)
 
 
 def test_nothing_intact_is_refused_and_not_touched(filled, tmp_path):

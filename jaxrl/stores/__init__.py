@@ -5,8 +5,8 @@
     checkpoints/periodic/<step>   without replay; every `checkpoint.periodic_every` env_steps
 
 Arrays are written in the background into a folder that is renamed when it is complete. The keeper, a thread,
-then refuses numbers that are not finite, adds the manifest (only now it is a checkpoint), logs it, and removes
-what is not kept any longer: in this order, so that the process may die anywhere and nothing is lost.
+then refuses numbers that are not finite, adds the manifest (only now it is a checkpoint), logs it, and
+removes what is not kept any longer: in this order, so that the process may die anywhere and nothing is lost.
 A step that is saved again, by a run that went on from an older one, gets the name <step>.2 and so on.
 """
 

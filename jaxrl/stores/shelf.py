@@ -99,7 +99,9 @@ def set_aside(folder: pathlib.Path) -> pathlib.Path:
     return aside
 
 
-def search(run: pathlib.Path, stores: Sequence[str] = STORES) -> tuple[Checkpoint | None, dict[pathlib.Path, str]]:
+def search(
+    run: pathlib.Path, stores: Sequence[str] = STORES
+) -> tuple[Checkpoint | None, dict[pathlib.Path, str]]:
     """The newest intact checkpoint of a run, and those before it in line that are damaged, with why.
 
     First those with the whole state; only if none of them is left, the newest of the others.

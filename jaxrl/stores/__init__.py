@@ -105,8 +105,8 @@ class Stores:
             if folder.exists():
                 set_aside(folder)
         self._tidy(saved)
-        if found:
-            self._newest[found.store] = found.step
+        if found and found.manifest["counters"].get("settled", found.step) == found.step:
+            self._newest[found.store] = found.step  # nothing that it lacks can happen at its step
         kept = [x.score for x in checkpoints(root / BEST)]
         self.best_score = max(kept, default=None)
         return found, told(damaged, found)

@@ -80,7 +80,7 @@ def save(mb: float, folder: pathlib.Path, repeats: int) -> dict[str, Any]:
         start = time.monotonic()
         stores.save(LATEST, step, (state, {"scores": np.zeros(3)}), facts)
         blocked.append(time.monotonic() - start)
-        (outcome,) = stores.poll(wait=True)
+        (outcome,) = stores.poll(600)
         committed.append(time.monotonic() - start)
         if outcome.failure:
             sys.exit(f"saves: {outcome.failure}")

@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from jaxrl.exits import NoCheckpoint
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
-UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls a folder that it has not renamed yet
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax has not renamed yet
 
 
 class Response(Protocol):
@@ -36,7 +36,7 @@ def begin(folder: pathlib.Path, on_device: dict[str, Any], on_host: dict[str, np
 
 def discard(folder: pathlib.Path) -> None:
     """Removes what a save that failed has left of `folder`."""
-    for path in (folder, *folder.parent.glob(folder.name + UNFINISHED)):
+    for path in (folder, *folder.parent.glob(f"{folder.name}{UNFINISHED}*")):
         shutil.rmtree(path, ignore_errors=True)
 
 

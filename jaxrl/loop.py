@@ -74,6 +74,7 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
         if now == clock.steps:
             break
         if r.saver and (clock.saves(now) or late):
+            look_for_skips(r, state)
             r.saver.save(state, "interval")
             saved_at = time.monotonic()
         deadline = saved_at + r.parts.config.save_seconds if r.parts.config.save_seconds else float("inf")
@@ -84,6 +85,7 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
         r.episodes.add(
             step, np.zeros((r.env.num_envs, *action.shape), action.dtype), state.counters.env_steps
         )
+    look_for_skips(r, state)
     if r.saver:
         r.saver.save(state, "signal" if r.stop() else "final")
     return state
@@ -201,6 +203,12 @@ def settle(r: Run, state: RunState) -> RunState:
     if r.saver:
         r.saver.events(state, scalars)
     return state
+
+
+def look_for_skips(r: Run, state: RunState) -> None:
+    """Where no rows are written, somebody else must see that a run has diverged: who saves it."""
+    if not r.plan.clock.log_every and r.parts.learner.update is not None:
+        check_finite(r, state, metrics.unpack(r.programs.kinds, r.watch.fetch(state.totals)))
 
 
 def check_finite(r: Run, state: RunState, scalars: dict[str, float]) -> None:

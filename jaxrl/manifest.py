@@ -12,6 +12,7 @@ from typing import Any
 
 FORMAT = 1  # raised when older programs can no longer read what newer ones write
 NAME = "manifest.json"
+GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # other errors say nothing of the file
 LARGEST = 64 * 2**20  # bytes of a manifest; whatever is larger is none
 
 
@@ -41,7 +42,7 @@ def write(folder: pathlib.Path, facts: dict[str, Any]) -> dict[str, Any]:
         os.fsync(file.fileno())
     os.replace(fresh, folder / NAME)
     for path in (folder, folder.parent):
-        sync_folder(path)
+        sync(path)
     return manifest
 
 
@@ -51,6 +52,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
       Damaged: if it is missing or not what was written.
       TooNew: if it has a newer format.
+      OSError: if the disk does not answer.
     """
     path = folder / NAME
     try:
@@ -58,7 +60,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
             raise Damaged(f"{NAME} is larger than any that is written")
         manifest = json.loads(path.read_bytes())
         version, digest = manifest["format"], manifest["sha256"]
-    except OSError as error:
+    except GONE as error:
         raise Damaged(f"{NAME}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Damaged(f"{NAME} cannot be read") from error
@@ -81,7 +83,7 @@ def verify(folder: pathlib.Path) -> dict[str, Any]:
             raise Damaged(f"{NAME} names a file outside of its folder")
         try:
             size, digest = digest_of(folder / name)
-        except OSError as error:
+        except GONE as error:
             raise Damaged(f"{name}: {error.strerror}") from error
         if size != told["bytes"]:
             raise Damaged(f"{name} has {size:,} bytes instead of {told['bytes']:,}")
@@ -105,9 +107,9 @@ def digest_of(path: pathlib.Path, sync: bool = False) -> tuple[int, str]:
         return file.tell(), digest
 
 
-def sync_folder(folder: pathlib.Path) -> None:
-    """Brings the names in a folder to the disk: new files and renames."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: pathlib.Path) -> None:
+    """Brings a file to the disk; of a folder the names in it: new files and renames."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -22,6 +22,7 @@ from jaxrl.config import Config, ConfigError, replace, show, to_dict
 from jaxrl.exits import Locked, NoCheckpoint, WriteFailed
 
 LARGEST = 2**20  # bytes of config.json and run.json; whatever is larger was not written here
+UNBORN = ("run.lock", "config.json.new")  # what a process leaves that dies before its run is begun
 NAMES = "name a run directory or a folder in its checkpoints/"
 
 
@@ -112,7 +113,7 @@ def open_run(config: Config, origin: Origin) -> RunDir:
     path = path.resolve()
     try:
         is_new = origin.saved is None and not (path / "config.json").exists()
-        if is_new and path.is_dir() and any(name.name != "run.lock" for name in path.iterdir()):
+        if is_new and path.is_dir() and any(name.name not in UNBORN for name in path.iterdir()):
             raise ConfigError(
                 f"logdir={show(str(path))}: holds files but no run (no config.json); choose another"
             )
@@ -378,4 +379,4 @@ def write_json(path: pathlib.Path, record: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, path)
-    manifest.sync_folder(path.parent)
+    manifest.sync(path.parent)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl import saving
 from jaxrl.config import Config
@@ -17,6 +18,8 @@ from jaxrl.sinks import Sinks
 from jaxrl.state import RunState
 from jaxrl.stopwatch import Stopwatch
 from jaxrl.stores import BEST, LATEST, PERIODIC, Stores
+
+SLOW_S, HUNG_S = 60.0, 600.0  # longest waits for saves on their way: before the next one, at the end
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -45,14 +48,18 @@ class Saver:
         """
         last = reason != "interval"
         with self.watch.phase("save"):
-            self.heed()
-            if self._rows_are_on_disk(state, tell=not last) or last:  # at the end, better than to lose it all
-                self._begin(LATEST, state, reason)
-            if last and not self.heed(wait=True):
-                self._begin(LATEST, state, reason)
-                if not self.heed(wait=True):
-                    at = f"{state.counters.env_steps:,}"
+            at = f"{state.counters.env_steps:,}"
+            self.heed(SLOW_S)
+            if last:  # even without its rows: better than to lose it all
+                self.sinks.flush()
+                if not any(self._begin(LATEST, state, reason) and self.heed(HUNG_S) for _ in range(2)):
                     raise WriteFailed(f"the last checkpoint, at step {at}, is not on disk; free disk space")
+            elif self.stores.pending:
+                self._failed(f"checkpoint at step {at}: skipped, since the one before is still being written")
+            elif not self.sinks.flush():
+                self._failed(f"checkpoint at step {at}: put off, since rows before it are not on disk")
+            else:
+                self._begin(LATEST, state, reason)
 
     def events(self, state: RunState, scalars: dict[str, float]) -> None:
         """Checkpoints that belong to a step: of the best evaluation so far, and those that stay.
@@ -67,14 +74,14 @@ class Saver:
         if not (periodic or best):
             return
         with self.watch.phase("save"):
-            self.heed()
-            if self._rows_are_on_disk(state):
-                for store in [BEST] * best + [PERIODIC] * periodic:
-                    self._begin(store, state, "best" if store == BEST else "interval", score)
+            self.heed(SLOW_S)
+            self.sinks.flush()
+            for store in [BEST] * best + [PERIODIC] * periodic:
+                self._begin(store, state, "best" if store == BEST else "interval", score)
 
-    def heed(self, wait: bool = False) -> bool:
-        """Tells what became of saves; with `wait`, of all that were begun. True if none has failed."""
-        outcomes = self.stores.poll(wait)
+    def heed(self, seconds: float = 0.0) -> bool:
+        """Tells what became of saves, waiting so long for those on their way. True if all are on disk."""
+        outcomes = self.stores.poll(seconds)
         for outcome in outcomes:
             what = f"checkpoint {outcome.store}/{outcome.step}"
             if outcome.not_finite:
@@ -86,7 +93,9 @@ class Saver:
                 self._failed(f"{what}: {outcome.failure}")
             else:
                 self.failures = 0
-        return not any(outcome.failure for outcome in outcomes)
+            if outcome.remark:
+                self.sinks.note(f"{what} is there, but {outcome.remark}")
+        return not self.stores.pending and not any(outcome.failure for outcome in outcomes)
 
     def close(self) -> None:
         """Waits for saves that are on their way."""
@@ -97,24 +106,21 @@ class Saver:
         best = self.stores.best_score
         return best is None or (-math.inf if math.isnan(score) else score) >= best
 
-    def _rows_are_on_disk(self, state: RunState, tell: bool = True) -> bool:
-        """A checkpoint must not know of rows that are not on disk."""
-        there = self.sinks.flush()
-        if tell and not there:
-            at = f"{state.counters.env_steps:,}"
-            self.sinks.note(f"checkpoint at step {at}: put off, since rows before it are not on disk")
-        return there
-
-    def _begin(self, store: str, state: RunState, reason: str, score: float | None = None) -> None:
+    def _begin(self, store: str, state: RunState, reason: str, score: float | None = None) -> bool:
+        """False if it could not be begun."""
         state = state.replace(counters=state.counters.replace(wall_s=self.watch.total()), env=self.snapshot())
         arrays = saving.arrays(state, with_replay=store == LATEST and self.config.checkpoint.replay)
         facts = saving.facts(self.config, self.identity, state, arrays)
         facts |= {"reason": reason, "score": score if score is not None and math.isfinite(score) else None}
+        if bad := [k for k, x in arrays[1].items() if x.dtype.kind == "f" and not np.isfinite(x).all()]:
+            raise Diverged(f"step {state.counters.env_steps:,}: {bad[0]} is not finite, so it is not saved")
         finite = self._finite(arrays[0])
         try:
             self.stores.save(store, state.counters.env_steps, arrays, facts, finite)
         except Exception as error:  # whatever Orbax or the disk has against it
             self._failed(f"checkpoint {store}/{state.counters.env_steps}: {type(error).__name__}: {error}")
+            return False
+        return True
 
     def _finite(self, arrays: dict[str, jax.Array]) -> tuple[list[str], jax.Array]:
         """Names, and on the device whether their numbers are finite. Sums of metrics may be anything."""
@@ -127,6 +133,6 @@ class Saver:
 
     def _failed(self, why: str) -> None:
         self.failures += 1
-        self.sinks.note(f"{why}; will try again")
+        self.sinks.note(f"{why}; the next one will be tried")
         if self.failures >= self.config.checkpoint.failures:
             raise WriteFailed(f"{why}; {self.failures} saves in a row have failed; free disk space")

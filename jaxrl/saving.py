@@ -103,6 +103,7 @@ def restore(saved: Saved, fresh: RunState) -> RunState:
         array.delete()  # there may not be room for two rings
     on_device, on_host = checkpoint.load(folder, asked)
     leaves = flatten(blank) | {k: grown(on_device[k], like.shape) for k, like in wanted.items()}
+    check_host(folder, on_host, host_leaves(fresh))
     tracker = unflatten(fresh.tracker, {k: on_host[f"tracker.{k}"] for k in flatten(fresh.tracker)})
     env = [on_host[f"env.{i}"] for i in range(sum(name.startswith("env.") for name in on_host))]
     state = fresh.replace(
@@ -172,6 +173,19 @@ def chosen_parameters(found: Checkpoint, learner: Any, pattern: str) -> dict[str
                 "leave it out by --init_filter, or choose the same --model.size"
             )
     return {name: here[name] for name in names}
+
+
+def check_host(folder: Any, stored: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    """Raises NoCheckpoint where what is stored of the host is not what a run of this kind has.
+
+    The environments' own leaves are judged by who restores them.
+    """
+    there = {k: f"{x.dtype}{list(x.shape)}" for k, x in stored.items() if not k.startswith("env.")}
+    here = {k: f"{x.dtype}{list(x.shape)}" for k, x in wanted.items() if not k.startswith("env.")}
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            found, needed = there.get(name, "missing"), here.get(name, "nothing")
+            raise NoCheckpoint(f"{folder}: {name} is {found}, this run needs {needed}")
 
 
 def parameters(tree: Any) -> dict[str, Any]:

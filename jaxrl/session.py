@@ -25,7 +25,7 @@ from jaxrl.sinks.jsonl import set_aside
 from jaxrl.start import Start, start_of
 from jaxrl.state import Counters, RunState
 from jaxrl.stopwatch import Stopwatch
-from jaxrl.stores import Stores, search
+from jaxrl.stores import Checkpoint, Stores, search
 from jaxrl.types import Step
 
 
@@ -58,7 +58,7 @@ def train(command: Command, machine: runtime.Machine, argv: list[str], control: 
             check_source(parts, start)
         run_dir = stack.enter_context(contextlib.closing(rundir.open_run(config, origin)))
         stores = stack.enter_context(opened_stores(run_dir, config, control.faults))
-        found, remarks = stores.recover() if stores else (None, [])
+        found, remarks = recovered(stores) if stores else (None, [])
         if start is None:
             start = start_of(config, found)
             parts = assemble(config, machine, env, start.saved)
@@ -175,6 +175,13 @@ def opened_episodes(
         raise WriteFailed(f"{folder}: {error.strerror or error}") from error
     with contextlib.closing(files):
         yield files
+
+
+def recovered(stores: Stores) -> tuple[Checkpoint | None, list[str]]:
+    try:
+        return stores.recover()
+    except OSError as error:
+        raise WriteFailed(f"{error.filename or 'checkpoints/'}: {error.strerror or error}") from error
 
 
 def close_episodes(files: EpisodeFiles, sinks: Sinks) -> None:

@@ -102,14 +102,20 @@ class Sinks:
 class Stores:
     """Keeps the states that it is given. `failures` says of how many saves to come the writing fails."""
 
-    def __init__(self, failures=0):
+    pending = 0
+
+    def __init__(self, failures=0, refusals=0):
         self.saved, self.best, self.lasting, self.reasons = [], [], [], []
+        self.refusals = refusals  # of how many saves to come the beginning fails
         self.failures, self.outcomes, self.best_score = failures, [], None
 
     def save(self, store, step, arrays, facts, finite):
         home = {"latest": self.saved, "best": self.best, "periodic": self.lasting}[store]
         if any(x.counters.env_steps == step for x in home):
             return
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(28, "No space left on device")
         failure = "no room" if self.failures else None
         if failure:
             self.failures -= 1
@@ -119,7 +125,7 @@ class Stores:
             self.best_score = facts["score"] if store == "best" else self.best_score
         self.outcomes.append(Saved(store, step, failure))
 
-    def poll(self, wait=False):
+    def poll(self, seconds=0.0):
         found, self.outcomes = self.outcomes, []
         return found
 
@@ -344,15 +350,36 @@ def test_a_failed_save_is_told_and_tried_again(monkeypatch):
     world = World(make(steps=15, log_every=0, save_every=5, eval_every=0), store=Stores(failures=1))
     world.run(monkeypatch)
     assert [x.counters.env_steps for x in world.store.saved] == [10, 15]
-    assert world.sinks.notes == ["checkpoint latest/5: no room; will try again"]
+    assert world.sinks.notes == ["checkpoint latest/5: no room; the next one will be tried"]
 
 
 def test_the_last_save_is_tried_twice(monkeypatch):
     world = World(make(steps=5, log_every=0, eval_every=0), store=Stores(failures=1))
     world.run(monkeypatch)
     assert [x.counters.env_steps for x in world.store.saved] == [5]
-    with pytest.raises(exits.WriteFailed, match="step 5, is not on disk; free disk space"):
-        World(make(steps=5, log_every=0, eval_every=0), store=Stores(failures=2)).run(monkeypatch)
+    for broken in (Stores(failures=2), Stores(refusals=2), Stores(failures=1, refusals=1)):
+        with pytest.raises(exits.WriteFailed, match="step 5, is not on disk; free disk space"):
+            World(make(steps=5, log_every=0, eval_every=0), store=broken).run(monkeypatch)
+    world = World(make(steps=5, log_every=0, eval_every=0), store=Stores(refusals=1))
+    world.run(monkeypatch)
+    assert [x.counters.env_steps for x in world.store.saved] == [5]
+
+
+def test_a_save_does_not_begin_while_the_one_before_is_on_its_way(monkeypatch):
+    """However slow the disk is, one copy of the state is on its way."""
+    world = World(make(steps=10, log_every=0, eval_every=0, save_every=5))
+    world.store.pending = 1
+    monkeypatch.setattr(saver, "SLOW_S", 0.0)
+    with pytest.raises(exits.WriteFailed, match="is not on disk"):
+        world.run(monkeypatch)
+    assert world.sinks.notes[0].startswith("checkpoint at step 5: skipped, since the one before is still")
+
+
+def test_rows_that_cannot_be_written_end_a_run_like_saves_that_fail(monkeypatch):
+    world = World(make(steps=100, log_every=10, eval_every=0, save_every=10, **{"checkpoint.failures": 3}))
+    world.sinks.works = False
+    with pytest.raises(exits.WriteFailed, match="step 30: put off.*3 saves in a row"):
+        world.run(monkeypatch)
 
 
 def test_a_run_whose_saves_all_fail_ends(monkeypatch):

@@ -257,6 +257,13 @@ def test_a_damaged_checkpoint_is_set_aside(straight, tmp_path, capfd):
     assert events[-2:] == [("quarantined", "120"), ("saved", "120")]
 
 
+def test_a_process_that_died_at_birth_is_no_obstacle(tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("run.lock", "config.json.new"):
+        (tmp_path / "run" / name).write_text('{"ste')
+    assert run(tmp_path / "run", "--steps=40", "--log_every=20", "--eval_every=0").steps() == [0, 20, 40]
+
+
 def test_without_an_intact_checkpoint_nothing_is_touched(straight, tmp_path, capsys):
     shutil.copytree(straight.path, tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints").glob("*/*/manifest.json"):

@@ -41,7 +41,7 @@ def fill(folder, steps, store=LATEST, scores=(), **options):
     for number, step in enumerate(steps):
         score = scores[number] if scores else None
         assert made.save(store, step, arrays(step), facts(step, score))
-        outcomes += made.poll(wait=True)
+        outcomes += made.poll(60)
     made.close()
     return outcomes
 
@@ -130,7 +130,7 @@ def test_a_step_is_saved_once_but_again_after_going_back(tmp_path):
     assert made.save(LATEST, 20, arrays(0), facts(20))
     assert not made.save(LATEST, 20, arrays(0), facts(20))
     assert made.save(PERIODIC, 20, arrays(7), facts(20))
-    assert [x.failure for x in made.poll(wait=True)] == [None, None]
+    assert [x.failure for x in made.poll(60)] == [None, None]
     made.close()
     assert names(tmp_path, PERIODIC) == ["10", "20.2"]
     assert find(tmp_path / "checkpoints" / PERIODIC).folder.name == "20.2"
@@ -305,28 +305,77 @@ def test_numbers_that_are_not_finite_do_not_become_a_checkpoint(tmp_path):
     made, _ = opened(tmp_path)
     finite = ["learner.v", "learner.w"], jnp.array([True, False])
     assert made.save(LATEST, 10, arrays(0), facts(10), finite)
-    (outcome,) = made.poll(wait=True)
+    (outcome,) = made.poll(60)
     assert outcome.not_finite == "learner.w" and outcome.failure == "learner.w is not finite"
     assert names(tmp_path) == []
     assert made.save(LATEST, 10, arrays(0), facts(10))  # it can be tried again
-    assert made.poll(wait=True)[0].failure is None
+    assert made.poll(60)[0].failure is None
     made.close()
 
 
-@pytest.mark.parametrize("place", ["commit", "manifest"])
 @pytest.mark.parametrize("kind", ["full", "raise", "exit"])
-def test_a_save_that_fails_is_told_and_leaves_nothing(tmp_path, kind, place):
+def test_a_save_that_fails_is_told_and_leaves_nothing(tmp_path, kind):
     before = threading.active_count()
-    made = Stores(tmp_path, 2, 0, Faults(f"{kind}@{place}:2"))
+    made = Stores(tmp_path, 2, 0, Faults(f"{kind}@commit:2"))
     made.recover()
     for step in (10, 20, 30):
         assert made.save(LATEST, step, arrays(step), facts(step))
-    outcomes = made.poll(wait=True)
+    outcomes = made.poll(60)
     made.close()
     assert [(x.step, x.failure is None) for x in outcomes] == [(10, True), (20, False), (30, True)]
     assert names(tmp_path) == ["10", "30"]
     assert [x for x in log(tmp_path, "event", "name") if x[1] == "20"] == []
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("kind", ["full", "raise", "exit"])
+def test_what_goes_wrong_after_the_manifest_takes_no_checkpoint_away(tmp_path, kind):
+    made = Stores(tmp_path, 2, 0, Faults(f"{kind}@manifest:2"))
+    made.recover()
+    for step in (10, 20):
+        assert made.save(LATEST, step, arrays(step), facts(step))
+    first, second = made.poll(60)
+    made.close()
+    assert first.remark is None and second.failure is None and second.remark
+    assert names(tmp_path) == ["10", "20"] and log(tmp_path, "name") == [("10",)]
+    assert opened(tmp_path)[1][0].step == 20
+    assert log(tmp_path, "name") == [("10",), ("20",)]  # the next start does what was left undone
+
+
+def test_a_best_that_was_not_written_is_not_the_best(tmp_path):
+    fill(tmp_path, [10], BEST, scores=[5.0])
+    made = Stores(tmp_path, 2, 0, Faults("full@commit:1"))
+    made.recover()
+    assert made.save(BEST, 20, arrays(20), facts(20, 9.0)) and made.best_score == 9.0
+    assert made.poll(60)[0].failure and made.best_score == 5.0
+    made.close()
+
+
+@pytest.mark.parametrize("store", [BEST, PERIODIC])
+def test_damage_is_found_where_nobody_goes_on_from(filled, tmp_path, store):
+    run = tmp_path / "run"
+    shutil.copytree(filled, run)
+    newest = run / "checkpoints" / store / {BEST: "22", PERIODIC: "25"}[store]
+    flip(largest(newest / "device"))
+    made, (found, (note,)) = opened(run)
+    assert found.step == 20 and f"{store}/{newest.name} is damaged" in note and not newest.exists()
+    assert made.best_score == 3.0  # of the one before it, where it is the best that was damaged
+
+
+def test_a_disk_that_does_not_answer_is_no_damage(filled, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(filled, run)
+
+    def fails(*args, **kwargs):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(manifest, "digest_of", fails)
+    before = content(run)
+    with pytest.raises(OSError, match="Input/output"):
+        opened(run)
+    with pytest.raises(NoCheckpoint, match="Input/output"):
+        find(run / "checkpoints" / LATEST / "20")
+    assert content(run) == before
 
 
 def test_a_save_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch):
@@ -340,7 +389,7 @@ def test_a_save_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             made.save(LATEST, 5, arrays(0), facts(5))
     assert made.save(LATEST, 5, arrays(0), facts(5))
-    assert made.poll(wait=True)[0].failure is None
+    assert made.poll(60)[0].failure is None
     made.close()
 
 

@@ -343,6 +343,14 @@ def test_a_run_that_diverges_ends_with_its_code(tmp_path, capsys):
     assert done.arrays()["counters.env_steps"] == 100  # the checkpoint before is kept
 
 
+def test_a_run_without_rows_diverges_all_the_same(tmp_path, capsys):
+    """Whoever saves it looks."""
+    flags = ("--log_every=0", "--eval_every=0", "--opt.lr=0.5", "--save_every=60", "--steps=1000")
+    done = run(tmp_path / "run", *flags, code=70)
+    assert "updates in a row were not finite" in capsys.readouterr().err
+    assert done.arrays()["counters.env_steps"] == 60 and not done.rows
+
+
 def test_dry_run_writes_nothing(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     flags = (

@@ -17,6 +17,7 @@ import queue
 import shutil
 import threading
 import time
+from collections.abc import Container, Iterator
 from typing import Any
 
 import jax
@@ -35,6 +36,7 @@ from jaxrl.stores.shelf import (
     checkpoints,
     find,
     folders,
+    intact,
     numbers,
     order,
     search,
@@ -44,7 +46,7 @@ from jaxrl.stores.shelf import (
 )
 
 __all__ = ["BEST", "LATEST", "PERIODIC", "STORES", "Checkpoint", "Outcome", "Stores", "find"]
-LOG = "checkpoint_log.jsonl"
+LOG, ROWS = "checkpoint_log.jsonl", ("metrics.jsonl", "scores.jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Outcome:
     step: int
     failure: str | None = None  # one line; None if it is a checkpoint now
     not_finite: str | None = None  # the first array that was not, which is why it is none
+    remark: str | None = None  # it is a checkpoint, but this went wrong after that
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Stores:
         found, damaged = search(self._run)
         missing = [root / name for name in sorted(saved) if not (root / name / manifest.NAME).exists()]
         damaged |= dict.fromkeys(missing, "its manifest is missing")
+        damaged |= dict(self._damaged_others(damaged))
         if found is None and damaged:
             folder, why = next(iter(damaged.items()))
             raise NoCheckpoint(
@@ -107,15 +111,25 @@ class Stores:
         self._tidy(saved)
         if found and found.manifest["counters"].get("settled", found.step) == found.step:
             self._newest[found.store] = found.step  # nothing that it lacks can happen at its step
-        kept = [x.score for x in checkpoints(root / BEST)]
-        self.best_score = max(kept, default=None)
+        self.best_score = self._stored_best()
         return found, told(damaged, found)
+
+    def _damaged_others(self, known: Container[pathlib.Path]) -> Iterator[tuple[pathlib.Path, str]]:
+        """The best and the newest lasting checkpoint, if damaged: nobody else looks before they are used."""
+        for store in (BEST, PERIODIC):
+            there = sorted(checkpoints(self._run / "checkpoints" / store), key=order(store))
+            for made in there[-1:]:
+                if made.folder not in known:
+                    try:
+                        intact(made.folder)
+                    except manifest.Damaged as error:
+                        yield made.folder, str(error)
 
     def _tidy(self, logged: set[str]) -> None:
         """Removes what a dead process has left half done, and logs what it had no time to log."""
         for store in STORES:
             home = self._run / "checkpoints" / store
-            for path in [*home.glob(checkpoint.UNFINISHED), *home.glob("*.removed")]:
+            for path in [*home.glob(f"*{checkpoint.UNFINISHED}*"), *home.glob("*.removed")]:
                 shutil.rmtree(path, ignore_errors=True)
             for path in list(folders(home)):
                 if not (path / manifest.NAME).exists():
@@ -168,50 +182,75 @@ class Stores:
         self._saves.put(Save(folder, response, facts | {"store": store, "step": step}, finite, began))
         return True
 
-    def poll(self, wait: bool = False) -> list[Outcome]:
-        """What became of saves since the last call; with `wait`, of all that were begun."""
-        found = []
-        while self._pending and (wait or not self._outcomes.empty()):
-            outcome = self._outcomes.get()
+    @property
+    def pending(self) -> int:
+        """Saves on their way."""
+        return self._pending
+
+    def poll(self, seconds: float = 0.0) -> list[Outcome]:
+        """What became of saves since the last call, waiting at most so long for those on their way."""
+        found, end = [], time.monotonic() + seconds
+        while self._pending:
+            try:
+                left = end - time.monotonic()
+                outcome = self._outcomes.get(left > 0, left if left > 0 else None)
+            except queue.Empty:
+                break
             self._pending -= 1
             if outcome.failure and self._newest.get(outcome.store) == outcome.step:
                 del self._newest[outcome.store]
+            if outcome.failure and outcome.store == BEST:
+                self.best_score = self._stored_best()
             found.append(outcome)
         return found
 
-    def close(self) -> None:
-        """Waits for what was begun."""
+    def close(self, seconds: float = 600.0) -> None:
+        """Waits for what was begun, at most so long: a disk may hang."""
         if self._thread is not None:
             self._saves.put(None)
-            self._thread.join()
+            self._thread.join(seconds)
             self._thread = None
+
+    def _stored_best(self) -> float | None:
+        kept = checkpoints(self._run / "checkpoints" / BEST)
+        return max((x.score for x in kept), default=None)
 
     # The keeper.
 
     def _work(self) -> None:
         while (save := self._saves.get()) is not None:
             store, step = save.facts["store"], save.facts["step"]
+            made = None
             try:
-                self._commit(save)
+                made = self._commit(save)
+                self._record(made, round(time.monotonic() - save.began, 3))
                 outcome = Outcome(store, step)
             except Refused as error:
                 outcome = Outcome(store, step, f"{error.args[0]} is not finite", not_finite=error.args[0])
             except BaseException as error:  # SystemExit too: nobody would hear of a keeper that has ended
-                outcome = Outcome(store, step, checkpoint.reason(error))
+                why = checkpoint.reason(error)
+                # From its manifest on it is a checkpoint; the next start does what was left undone.
+                outcome = Outcome(store, step, remark=why) if made else Outcome(store, step, why)
             if outcome.failure:
                 checkpoint.discard(save.folder)
             self._outcomes.put(outcome)
 
-    def _commit(self, save: Save) -> None:
+    def _commit(self, save: Save) -> Checkpoint:
         save.response.result()
         if save.finite:
             names, finite = save.finite
             if bad := [name for name, good in zip(names, np.asarray(finite), strict=True) if not good]:
                 raise Refused(bad[0])
         self._faults.at("commit")
-        made = Checkpoint(save.folder, manifest.write(save.folder, save.facts))
+        for name in ROWS:  # which it counts on, after a power cut, too
+            if (self._run / name).exists():
+                manifest.sync(self._run / name)
+        return Checkpoint(save.folder, manifest.write(save.folder, save.facts))
+
+    def _record(self, made: Checkpoint, seconds: float) -> None:
+        """Logs a new checkpoint, and removes what it replaces."""
         self._faults.at("manifest")
-        self._log.add(entry(made, round(time.monotonic() - save.began, 3)))
+        self._log.add(entry(made, seconds))
         self._prune(made.store)
 
     def _prune(self, store: str) -> None:

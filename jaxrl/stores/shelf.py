@@ -57,6 +57,10 @@ def folders(store: pathlib.Path) -> Iterator[pathlib.Path]:
         yield from (path for path in store.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
 
 
+def is_store(path: pathlib.Path) -> bool:
+    return path.name in STORES and path.parent.name == "checkpoints"
+
+
 def told(damaged: dict[pathlib.Path, str], found: Checkpoint | None) -> list[str]:
     """Lines about checkpoints that are damaged, and what is used instead."""
     instead = f"; using {found.store}/{found.folder.name}" if found else ""
@@ -133,12 +137,12 @@ def find(path: pathlib.Path) -> Checkpoint:
       NoCheckpoint: if there is none, or the one that is named is damaged.
     """
     path = path.expanduser().resolve()
-    if NAME.fullmatch(path.name) and path.parent.name in STORES and path.is_dir():
+    if NAME.fullmatch(path.name) and is_store(path.parent) and path.is_dir():
         try:
             return intact(path)
-        except (manifest.Damaged, manifest.TooNew) as error:
+        except (manifest.Damaged, manifest.TooNew, OSError) as error:
             raise NoCheckpoint(f"{path}: {error}; name another checkpoint, or the run directory") from error
-    run, stores = (path.parent.parent, [path.name]) if path.name in STORES else (path, STORES)
+    run, stores = (path.parent.parent, [path.name]) if is_store(path) else (path, STORES)
     found, damaged = search(run, stores)
     if found is None:
         what = "holds no intact checkpoint" if path.exists() else "does not exist"

@@ -75,7 +75,9 @@ def reason(error: BaseException) -> str:
     """The innermost cause in one line; Orbax wraps its errors several times."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error).strip().split("\n")[0][:300]
+    text = str(error).strip().split("\n")[0]
+    if len(text) > 300:  # what happened stands at the end, behind a path
+        text = f"{text[:100]} ... {text[-190:]}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -393,6 +393,14 @@ def test_a_save_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch):
     made.close()
 
 
+def test_the_reason_of_an_error_is_short_and_keeps_its_end():
+    error = RuntimeError("outer")
+    error.__cause__ = ValueError(f"failed to write {'x' * 1_000}: No space left on device\nmore")
+    text = checkpoint.reason(error)
+    assert text.startswith("ValueError: failed to write x") and text.endswith("x: No space left on device")
+    assert len(text) < 320
+
+
 def test_looking_for_what_is_not_there(filled, tmp_path):
     for path, what in ((tmp_path / "no", "does not exist"), (tmp_path, "holds no intact checkpoint")):
         with pytest.raises(NoCheckpoint, match=f"{what}; name a run directory"):

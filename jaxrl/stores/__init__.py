@@ -105,9 +105,9 @@ class Stores:
                 "choose another logdir"
             )
         for folder, why in damaged.items():
-            self._log.add({"event": "quarantined", **place(folder), "why": why})
             if folder.exists():
                 set_aside(folder)
+            self._log.add({"event": "quarantined", **place(folder), "why": why})
         self._tidy(saved)
         if found and found.manifest["counters"].get("settled", found.step) == found.step:
             self._newest[found.store] = found.step  # nothing that it lacks can happen at its step

@@ -131,11 +131,15 @@ def device_memory(device: Any) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def resident_memory() -> int:
+    """Bytes of host memory that this process holds."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def memory_use(device: Any) -> dict[str, float]:
     """Memory of this process and of the device, in GB, for the metrics."""
-    with open("/proc/self/statm") as file:
-        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    use = {"usage/rss_gb": resident / 1e9}
+    use = {"usage/rss_gb": resident_memory() / 1e9}
     if device.platform != "cpu" and (stats := device.memory_stats()):
         use["usage/device_gb"] = stats["bytes_in_use"] / 1e9
         use["usage/device_peak_gb"] = stats.get("peak_bytes_in_use", 0) / 1e9

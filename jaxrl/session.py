@@ -345,8 +345,9 @@ def dry_run(command: Command, machine: runtime.Machine, say: Callable[[str], Non
             say(line)
         say("compiling ...")
         programs = compiled(parts)
+        table = memory_table(parts, programs, runtime.resident_memory())
         one_step_each(parts, programs, env)
-        for line in memory_table(parts, programs):
+        for line in table:
             say(line)
         say("one step of each phase was done; nothing was written")
 
@@ -380,10 +381,11 @@ def one_step_each(parts: Parts, programs: Programs, env: CheckedEnv) -> None:
     jax.device_get(totals)
 
 
-def memory_table(parts: Parts, programs: Programs) -> list[str]:
-    """Bytes of what stays on the devices and of each program's scratch memory."""
+def memory_table(parts: Parts, programs: Programs, process: int) -> list[str]:
+    """Bytes of the process before it holds any state, of what stays on the devices, of what is temporary."""
     state = jax.eval_shape(parts.learner.init, parts.key)
-    rows = {"learner": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))}
+    rows = {"process (host)": process}  # interpreter, libraries, compiled programs
+    rows |= {"learner": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))}
     rows["replay"] = parts.replay.nbytes + (parts.held.nbytes if parts.held else 0)
     if parts.learner.update is not None:  # one batch, of the first update that is not finite
         batch = batch_shapes(parts.replay, parts.key)

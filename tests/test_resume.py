@@ -202,6 +202,17 @@ def test_environments_without_a_state_begin_new_episodes(tmp_path, cut_after):
     assert len(begins) == len(games) and begins[:8] != begins[10:18]
 
 
+def test_two_resumes_of_one_checkpoint_are_the_same(tmp_path):
+    """Also where the environments cannot be saved: their new episodes are seeded by the step."""
+    flags = ("--task=toy_catch", "--log_every=50", "--eval_every=100")
+    run(tmp_path / "a", "--steps=100", *flags)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    a, b = (run(tmp_path / name, "--steps=200", *flags) for name in "ab")
+    assert_same_rows(a, b)
+    assert a.scores == b.scores and a.steps() == [0, 50, 100, 150, 200]
+    assert_same_arrays(a.arrays(), b.arrays())
+
+
 def test_tensorboard_forgets_what_is_made_again(straight, tmp_path):
     """And the seconds of a run go on where they stood."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

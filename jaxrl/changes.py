@@ -22,7 +22,7 @@ CLASSES = {  # of settings by name, or by section where the name itself is in no
     ),
     "warned": (
         *("batch_size", "train_ratio", "warmup", "overlap", "runtime.matmul_precision"),
-        *("loss.", "opt."),
+        *("loss.", "opt.", "drq."),
     ),
     "refused": (
         *("agent", "task", "seed", "batch_length"),  # the online queue counts in sequences of that length

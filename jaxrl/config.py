@@ -4,7 +4,8 @@ A setting is one line of a frozen section below; flags, help, docs/flags.md and 
 it. Dotted names ("replay.capacity") are the flag names. Units: env_steps count the action repeat and all
 environments, agent_steps are decisions, updates gradient steps. A period of 0 means never. Sources:
 "dreamerv3" is danijar/dreamerv3 of May 2026 (configs.yaml and the code that reads it), "DreamerV3 2023"
-its first release, "Atari-100k" that benchmark as dreamerv3 runs it, "own choice" ours. A section's
+its first release, "Atari-100k" that benchmark as dreamerv3 runs it, "DrQ-v2"
+facebookresearch/drqv2 and its paper, "own choice" ours. A section's
 `source` holds where a leaf names none.
 
 Standard library only: reading a configuration must not cost an import of jax.
@@ -19,8 +20,11 @@ from jaxrl.schema import OWN, ConfigError, Leaf, Section, Value, leaf, leaves_of
 
 DREAMER = "dreamerv3"
 BENCHMARK = "Atari-100k"
+DRQ = "DrQ-v2"
 SIZES = {"1m": 512, "12m": 2048, "25m": 3072, "50m": 4096, "100m": 6144, "200m": 8192, "400m": 12288}
 DTYPES = ("auto", "float32", "bfloat16")
+RENDERERS = ("raycast", "warp")
+PLACEMENTS = ("auto", "device", "host")
 
 
 class Widths(NamedTuple):
@@ -52,6 +56,15 @@ class EnvConfig(Section):
     clip_reward: bool = leaf(False, "train on the sign of the reward; scores stay raw")
     time_limit: int = leaf(108_000, "length at which an episode is cut; 0 = none", "env_steps", low=0)
     threads: int = leaf(0, "simulator threads; 0 = as many as useful", source=OWN, low=0, high=4_096)
+    observe: str = leaf("pixels", "what a physics task shows", source=OWN, choices=("pixels", "state"))
+    cameras: str = leaf("auto", "of a physics task, names with commas; auto = its own choice", source=OWN)
+    samples: int = leaf(1, "rays of a pixel along each edge, in the ray caster", source=OWN, low=1, high=4)
+    renderer: str = leaf("raycast", "of physics tasks; warp needs NVIDIA", source=OWN, choices=RENDERERS)
+    randomize: float = leaf(0.0, "strength of random colours, lights, cameras", source=OWN, low=0, high=1)
+    stage: int = leaf(3, "start states of mjx_so101_lift; 4 is the hardest", source=OWN, low=0, high=4)
+    promote: float = leaf(0.0, "success rate that raises env.stage; 0 = never", source=OWN, low=0, high=1)
+    control: str = leaf("tool", "what moves mjx_so101_lift", source=OWN, choices=("tool", "joints"))
+    placement: str = leaf("auto", "of physics tasks; auto = device", source=OWN, choices=PLACEMENTS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,6 +127,26 @@ class OptConfig(Section):
     anneal: int = leaf(0, "when a cosine reaches a tenth of opt.lr; 0 = constant", "updates", low=0)
     weight_decay: float = leaf(0.0, "decoupled weight decay of kernels", "1 / updates", low=0)
     max_skipped: int = leaf(20, "skipped in a row, not being finite, that end the run", "updates", OWN, low=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DrqConfig(Section):
+    prefix, source = "drq.", DRQ
+    stack: int = leaf(3, "newest frames that a network sees together", "frames", low=1, high=16)
+    nstep: int = leaf(3, "rewards before the value that a target adds", "agent_steps", low=1, high=100)
+    discount: float = leaf(0.99, "of a reward one decision later", low=0, high=1)
+    tau: float = leaf(0.01, "rate of the target critic", "1 / updates", low=1e-6, high=1)
+    channels: int = leaf(32, "channels of the convolutions", "channels", low=1, high=1_024)
+    features: int = leaf(50, "width between the encoder and the heads", "units", low=1, high=65_536)
+    hidden: int = leaf(1_024, "width of actor and critic", "units", low=1, high=65_536)
+    shift: int = leaf(4, "largest random shift of an image", "pixels", low=0, high=64)
+    intensity: float = leaf(0.0, "spread of the random brightness of an image", low=0, high=1)
+    random_steps: int = leaf(2_000, "uniformly random actions first", "agent_steps", low=0)
+    noise_start: float = leaf(1.0, "exploration at the start: deviation, or epsilon", low=0, high=1)
+    noise_end: float = leaf(0.1, "exploration in the end", low=0, high=1)
+    noise_steps: int = leaf(500_000, "length of the linear schedule between them", "agent_steps", low=1)
+    noise_clip: float = leaf(0.3, "largest noise of a target's or an actor's action", low=0)
+    eval_noise: float = leaf(0.0, "epsilon of discrete actions in evaluations", low=0, high=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,12 +213,12 @@ class DebugConfig(Section):
 class Config(Section):
     """A whole run. Rules between settings are checked when it is made."""
 
-    agent: str = leaf("dreamer", "learner; random learns nothing", choices=("dreamer", "random"))
-    task: str = leaf("atari_pong", "suite and task: atari_<game> or toy_<name>", source=BENCHMARK)
+    agent: str = leaf("dreamer", "learner; random learns nothing", choices=("dreamer", "drq", "random"))
+    task: str = leaf("atari_pong", "suite and task: atari_<game>, mjx_<name>, dmc_<name>, ...", source=BENCHMARK)
     steps: int = leaf(400_000, "length of the run", "env_steps", BENCHMARK, low=1)
     seed: int = leaf(0, "seed of everything random", low=0, high=1_000_000_000)
     batch_size: int = leaf(16, "sequences of an update", "sequences", DREAMER, low=1, high=65_536)
-    batch_length: int = leaf(64, "rows of a sequence, T", "agent_steps", DREAMER, low=2, high=65_536)
+    batch_length: int = leaf(64, "rows of a sequence, T; 1 with agent=drq", "agent_steps", DREAMER, low=1, high=65_536)
     train_ratio: float = leaf(256.0, "replayed agent_steps per collected one", source=DREAMER, low=0)
     warmup: int = leaf(0, "wait before the first update; 0 = for one sequence", "agent_steps", low=0)
     overlap: bool = leaf(False, "act with the parameters before the newest update, while it is computed")
@@ -205,6 +238,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     opt: OptConfig = OptConfig()
+    drq: DrqConfig = DrqConfig()
     replay: ReplayConfig = ReplayConfig()
     eval: EvalConfig = EvalConfig()
     terminal: TerminalConfig = TerminalConfig()
@@ -287,6 +321,12 @@ def _broken(c: Config) -> Iterator[tuple[str, str, str]]:
     """(name, rule, setting that would do) of each broken rule that is more than a range."""
     size, limit, repeat = c.env.size, c.env.time_limit, c.env.action_repeat
     rows, need = c.replay.capacity // c.env.num_envs, c.batch_length + 1
+    if c.agent == "drq":
+        need = c.drq.stack + c.drq.nstep
+        if c.batch_length != 1:
+            yield "batch_length", "1 with agent=drq, which draws transitions", "batch_length=1"
+    if c.agent == "dreamer" and c.batch_length < 2:
+        yield "batch_length", "at least 2 with agent=dreamer", "batch_length=64"
     if rows < need:
         kept = f"the {rows} rows of each environment (replay.capacity / env.num_envs)"
         yield "batch_length", f"less than {kept}", f"replay.capacity={need * c.env.num_envs}"

@@ -51,11 +51,35 @@ class Batch:
 
 
 @struct.dataclass(kw_only=True)
+class Transitions:
+    """Transitions of n decisions for one update, leaves [B, ...].
+
+    The n-step window ends with its episode: fewer rewards are summed there.
+    """
+
+    obs: dict[str, jax.Array]  # images u8 [B, h, w, stack * c], oldest first; vectors of the newest row
+    action: jax.Array  # [B] i32 or [B, A] f32 in [-1, 1]
+    reward: jax.Array  # [B] f32, discounted sum of the rewards in the window
+    discount: jax.Array  # [B] f32, of the value of next_obs: gamma^n, 0 where it is terminal
+    next_obs: dict[str, jax.Array]
+    agent_steps: jax.Array  # [] i32, clock of the run when they were drawn, for schedules
+
+
+@dataclasses.dataclass(frozen=True)
+class Horizon:
+    """How a learner that takes `Transitions` wants them."""
+
+    stack: int  # rows whose images are shown together; at an episode's start its first row is repeated
+    nstep: int
+    discount: float  # per decision
+
+
+@struct.dataclass(kw_only=True)
 class Evidence:
     """The batch of the first update of a process that was not finite."""
 
     number: Array  # [] i32, updates made before that one; -1: none was bad so far
-    batch: Batch
+    batch: Batch | Transitions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,3 +201,4 @@ class Learner:
     validate: Callable[..., Metrics] | None = None
     explain: Callable[..., dict[str, jax.Array]] | None = None
     context: int = 0  # rows in front of a sampled sequence that only provide the initial carry
+    horizon: Horizon | None = None  # None: batches are sequences (Batch); else Transitions

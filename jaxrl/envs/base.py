@@ -27,6 +27,7 @@ class Outcome(NamedTuple):
 
     reward: np.ndarray  # [N] f32, unclipped, of the whole game
     is_over: np.ndarray  # [N] bool, the game is over (a lost life is not) or was cut by a time limit
+    success: np.ndarray | None = None  # [N] bool, it had succeeded when it ended; None: not defined
 
 
 class BadRow(Diverged):
@@ -193,22 +194,41 @@ def env_seeds(seed: int, num_envs: int) -> np.ndarray:
 class State:
     """State of one device environment, no batch axis. Names are those of Brax and MuJoCo Playground."""
 
-    data: Any  # pytree, the simulator's own
-    obs: dict[str, jax.Array]  # leaves [...]: what arrived with the reward
+    data: Any  # pytree, the simulator's own: what `step` and `pictures` go on from
+    obs: dict[str, jax.Array]  # leaves [...]: what arrived with the reward, but for the pictures
     reward: jax.Array  # [] f32, 0 after reset
     done: jax.Array  # [] f32, 1 where the episode is over, for whatever reason
     metrics: dict[str, jax.Array]  # name -> [] f32
-    info: dict[str, jax.Array]  # "truncation" [] f32: 1 where `done` is a time limit, not a terminal state
+    info: dict[str, jax.Array]
+    """[] f32 each. "truncation": 1 where `done` is a time limit, not a terminal state. "success": 1 once
+    the episode has succeeded; only where the task defines that."""
 
 
 class DeviceEnv(Protocol):
-    """One environment as pure functions; hashable, since it is a static argument of the compiled step."""
+    """One environment as pure functions; hashable, since it is a static argument of the compiled step.
+
+    A row's pictures are drawn apart from its physics, once, after repeated actions and resets were dealt
+    with, and by a program with other compiler options.
+    """
 
     @property
-    def spaces(self) -> Spaces: ...
+    def spaces(self) -> Spaces:
+        """Of `obs` and `pictures` together."""
+        ...
 
-    def reset(self, key: Key) -> State: ...
+    @property
+    def is_physics(self) -> bool:
+        """`step` and `reset` are a physics simulation, which is compiled with options of its own."""
+        ...
+
+    def reset(self, key: Key) -> State:
+        """The first row. Cheap: in a batch it is computed at every step, and thrown away where none ended."""
+        ...
 
     def step(self, state: State, action: jax.Array) -> State:
-        """One simulator step. The state's structure, shapes and dtypes do not change."""
+        """One control step (one env_step). The state's structure, shapes and dtypes do not change."""
+        ...
+
+    def pictures(self, state: State) -> dict[str, jax.Array]:
+        """Images [h, w, c] u8 of a state; {} if the environment has none, or keeps them in `obs`."""
         ...

@@ -132,13 +132,13 @@ def load_published() -> dict[str, float]:
 
 def play(config: Config, machine: runtime.Machine) -> list[tuple[float, int]]:
     """(score, length in agent_steps) of `config.eval_eps` episodes, played as the trainer evaluates."""
-    from jaxrl import envs, session
+    from jaxrl import assembly, envs
     from jaxrl.evaluation import evaluate
     from jaxrl.programs import Programs
 
     config = runtime.resolve(config, machine)
     with contextlib.closing(envs.make(config.task, config.env, num_envs=1, seed=0)) as env:
-        programs = Programs(parts := session.assemble(config, machine, env))
+        programs = Programs(parts := assembly.assemble(config, machine, env))
     report = evaluate(config, programs, programs.policy(programs.init()), parts.key, 0)
     return [(x.score, x.length) for x in report.episodes]
 

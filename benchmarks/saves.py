@@ -67,7 +67,8 @@ def save(mb: float, folder: pathlib.Path, repeats: int) -> dict[str, Any]:
     from jaxrl.stores import LATEST, Stores
 
     draw = np.random.default_rng(0)
-    ring = jax.device_put(draw.integers(0, 256, int((mb - PARAMETERS_MB) * 1e6), np.uint8))
+    rows = int((mb - PARAMETERS_MB) * 1e6) // (64 * 12_288) * 64  # Orbax cuts where a number divides them
+    ring = jax.device_put(draw.integers(0, 256, (rows, 1, 64, 64, 3), np.uint8))
     params = jax.device_put(draw.normal(size=(PARAMETERS_MB, 250_000)).astype(np.float32))
     state = {f"learner.{i}": params[i] for i in range(PARAMETERS_MB)} | {"ring": ring}
     jax.block_until_ready(state)

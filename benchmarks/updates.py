@@ -36,7 +36,8 @@ from jaxrl import flags, runtime
 from jaxrl.config import Config, Value, replace
 
 if TYPE_CHECKING:
-    from jaxrl.programs import Parts, Programs
+    from jaxrl.parts import Parts
+    from jaxrl.programs import Programs
     from jaxrl.state import RunState
 
 UPDATE = ("learn", "update", "sample", "refresh")  # one program, or three where replay lies elsewhere
@@ -149,13 +150,13 @@ def assemble(config: Config, machine: runtime.Machine, args: argparse.Namespace)
     """The parts of a run on an image and `args.actions` actions."""
     import numpy as np
 
-    from jaxrl import session
+    from jaxrl import assembly
     from jaxrl.types import ArraySpec, Discrete, Spaces
 
     env = config.env
     shape = (env.size, env.size, env.stack * (1 if env.gray else 3))
     spaces = Spaces(obs={"image": ArraySpec(shape, np.dtype(np.uint8))}, action=Discrete(args.actions))
-    return session.assemble(config, machine, Frames(spaces))
+    return assembly.assemble(config, machine, Frames(spaces))
 
 
 def describe(parts: "Parts", args: argparse.Namespace) -> dict[str, Any]:
@@ -185,15 +186,16 @@ def compile_update(parts: "Parts") -> dict[str, Any]:
     """Traces, lowers and compiles the update by itself, and counts its work."""
     import jax
 
-    from jaxrl import metrics, programs
+    from jaxrl import metrics, sources
+    from jaxrl.parts import metric_shapes
 
     split = parts.machine.replay != parts.machine.learner
-    totals = metrics.empty(metrics.kinds_of(programs.metric_shapes(parts)))
-    sources = programs.programs(parts, totals, split)
+    totals = metrics.empty(metrics.kinds_of(metric_shapes(parts)))
+    found = sources.programs(parts, totals, split)
     trace_s = xla_s = temp = 0.0
     cpu = time.process_time()
     work = {"dot": 0.0, "conv": 0.0}
-    for source in (sources[name] for name in UPDATE if name in sources):
+    for source in (found[name] for name in UPDATE if name in found):
         began = time.monotonic()
         traced = jax.jit(source.function, donate_argnums=source.donate).trace(*source.shapes)
         lowered = traced.lower()
@@ -245,11 +247,14 @@ def time_updates(
     """Blocks of updates, each ended by waiting for everything that it made."""
     import jax
 
+    from jaxrl.parts import Due
+
     learner, ring, totals, evidence, done = state.learner, state.ring, state.totals, state.evidence, 0
     wall, cpu = [], []
     for block in [2] + [args.block] * args.repeats:  # the first ones warm up
         began = time.perf_counter(), time.process_time()
-        learner, ring, totals, evidence, policy = programs.learn(learner, ring, totals, evidence, block, done)
+        due = Due(updates=block, done=done, agent_steps=0)
+        learner, ring, totals, evidence, policy = programs.learn(learner, ring, totals, evidence, due)
         jax.block_until_ready((learner, ring, totals, policy))
         wall.append((time.perf_counter() - began[0]) / block)
         cpu.append((time.process_time() - began[1]) / block)
@@ -270,7 +275,7 @@ def time_policy(parts: "Parts", programs: "Programs", state: "RunState", calls: 
     import jax
     import numpy as np
 
-    from jaxrl.programs import step_shapes
+    from jaxrl.parts import step_shapes
 
     step = jax.tree.map(
         lambda x: np.zeros(x.shape, x.dtype), step_shapes(parts.replay.spaces, parts.config.env.num_envs)

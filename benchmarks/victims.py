@@ -121,7 +121,7 @@ class Evidence:
     """What is in a run directory while no process works there."""
 
     committed: frozenset[str]  # "store/name" of every checkpoint
-    removed: frozenset[str]  # what the log says was removed
+    removed: frozenset[str]  # what the log says was removed, or set aside since the run went back
     quarantined: tuple[str, ...]
     saved: frozenset[int]  # steps of checkpoints of the whole state
     reached: int  # largest step of a row or an episode; -1: none
@@ -147,7 +147,7 @@ def look(victim: Victim) -> Evidence:
     steps = [row["step"] for row in rows.rows]
     return Evidence(
         committed=frozenset(committed),
-        removed=frozenset(name for name, event in events.items() if event == "removed"),
+        removed=frozenset(name for name, event in events.items() if event in ("removed", "undone")),
         quarantined=tuple(name for name, event in events.items() if event == "quarantined"),
         saved=frozenset(int(x[7:].partition(".")[0]) for x in committed if x.startswith("latest/")),
         reached=max([*steps, *(x["step"] for x in scores.rows)], default=-1),

@@ -2,22 +2,34 @@
 
 A checkpoint's arrays are two flat dicts by dotted name: what lies on devices and what lies on the host.
 Which folders there are, and which of them are checkpoints, is not decided here (stores.py).
+
+Orbax reads an array as a whole into the host's memory before it goes to its device: a ring would be there
+twice. So large arrays are stored in pieces of whole rows, and read piece by piece into their place. One that
+was stored as a whole, as earlier versions did, is read as a whole.
 """
 
+import functools
+import itertools
 import logging
+import math
 import pathlib
 import shutil
 import warnings
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import tensorstore
 from orbax.checkpoint import v1 as ocp
 
 from jaxrl.exits import NoCheckpoint
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax has not renamed yet
+LARGE = 2**24  # bytes; a larger array is stored in pieces
+PIECE, LEAST = 2**20, 2**16  # bytes of a piece, at most and at least
 
 
 class Response(Protocol):
@@ -31,7 +43,26 @@ class Response(Protocol):
 def begin(folder: pathlib.Path, on_device: dict[str, Any], on_host: dict[str, np.ndarray]) -> Response:
     """Begins to write `folder`, which must not exist; the arrays may be donated as soon as this returns."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax says all there that it raises, too
-    return ocp.save_checkpointables_async(str(folder), {"device": on_device, "host": on_host})
+    context = ocp.Context()
+    context.array.saving.scoped_storage_options_creator = divided
+    with context:
+        return ocp.save_checkpointables_async(str(folder), {"device": on_device, "host": on_host})
+
+
+def divided(key: Any, value: Any) -> ocp.options.ArrayOptions.Saving.StorageOptions | None:
+    """How Orbax is to store an array in pieces; None: as a whole, where its pieces would be tiny.
+
+    Orbax can only cut where a number of rows divides all of them.
+    """
+    del key
+    options = ocp.options.ArrayOptions.Saving.StorageOptions
+    if value.nbytes <= LARGE or value.ndim < 2:
+        return None
+    rows, row = value.shape[0], value.nbytes // value.shape[0]
+    if row >= LEAST:
+        return options(chunk_byte_size=PIECE, shard_axes=(0,))
+    piece = row * max(n for n in range(1, PIECE // row + 1) if rows % n == 0)
+    return options(chunk_byte_size=piece) if piece >= LEAST else None
 
 
 def discard(folder: pathlib.Path) -> None:
@@ -57,18 +88,71 @@ def load(
 ) -> tuple[dict[str, jax.Array], dict[str, np.ndarray]]:
     """Arrays by name; those on devices as `on_device` describes them (shape, dtype, sharding), None: none.
 
-    It must describe all of them, or with `part` only those that are wanted.
+    It must describe all of them, or with `part` only those that are wanted. An array that is asked for with
+    more rows than it has gets rows of zeros.
     """
-    asked = {"host": None} if on_device is None else {"device": on_device, "host": None}
-    context = ocp.Context()
-    context.pytree.loading.partial_load = part
+    stored, asked = shapes(folder)[0], on_device or {}
     try:
+        large = dict(in_pieces(folder, asked))
+        whole = {k: sized(x, stored[k].shape) for k, x in asked.items() if k not in large}
+        context = ocp.Context()
+        context.pytree.loading.partial_load = part or bool(large)
         with context, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # host arrays have no sharding, which Orbax remarks on
-            loaded = ocp.load_checkpointables(str(folder), asked)
+            wanted = {"device": whole, "host": None} if whole else {"host": None}
+            loaded = ocp.load_checkpointables(str(folder), wanted)
+        found = {k: grown(x, asked[k].shape) for k, x in loaded.get("device", {}).items()}
+        found |= {k: assembled(x, asked[k]) for k, x in large.items()}
     except Exception as error:
         raise NoCheckpoint(f"{folder}: cannot be read: {reason(error)}") from error
-    return loaded.get("device", {}), loaded["host"]
+    return {k: found[k] for k in asked}, loaded["host"]
+
+
+def sized(like: Any, shape: tuple[int, ...]) -> Any:
+    return like if like.shape == tuple(shape) else like.update(shape=tuple(shape))
+
+
+def in_pieces(folder: pathlib.Path, asked: Shapes) -> Iterator[tuple[str, tensorstore.TensorStore]]:
+    """The large arrays among those that are asked for which are stored in pieces."""
+    for name, like in asked.items():
+        if math.prod(like.shape) * like.dtype.itemsize > LARGE and len(like.sharding.device_set) == 1:
+            home = {"driver": "ocdbt", "base": f"file://{folder / 'device'}/", "path": f"{name}/"}
+            array = tensorstore.open({"driver": "zarr3", "kvstore": home}, read=True).result()
+            if piece_of(array) != array.shape:
+                yield name, array
+
+
+def piece_of(array: tensorstore.TensorStore) -> tuple[int, ...]:
+    """Shape of the stored pieces of an array."""
+    return tuple(n or 1 for n in array.chunk_layout.read_chunk.shape or array.shape)
+
+
+def assembled(array: tensorstore.TensorStore, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """A stored array, read piece by piece; rows of zeros up to the shape of `like` follow."""
+    whole = jnp.zeros(like.shape, like.dtype, device=like.sharding)
+    sizes = piece_of(array)
+    for corner in itertools.product(*(range(0, n, size) for n, size in zip(array.shape, sizes, strict=True))):
+        # A last piece begins earlier: all are of one size, for one program.
+        first = [min(at, n - size) for at, n, size in zip(corner, array.shape, sizes, strict=True)]
+        where = tuple(slice(at, at + size) for at, size in zip(first, sizes, strict=True))
+        piece = jax.device_put(array[where].read().result(), like.sharding)
+        whole = placed(whole, piece, jax.device_put(np.array(first, np.int32), like.sharding))
+        jax.block_until_ready(whole)  # else pieces would pile up
+    return whole
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def placed(whole: jax.Array, piece: jax.Array, first: jax.Array) -> jax.Array:
+    """The array with other numbers from the corner `first` on, [ndim] i32."""
+    return jax.lax.dynamic_update_slice(whole, piece, tuple(first))
+
+
+def grown(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The array with zeros behind its first axis, up to a shape."""
+    if array.shape == shape:
+        return array
+    more = jnp.zeros((shape[0] - array.shape[0], *shape[1:]), array.dtype, device=array.sharding)
+    return jnp.concatenate([array, more])
 
 
 def reason(error: BaseException) -> str:

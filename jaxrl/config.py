@@ -58,10 +58,10 @@ class EnvConfig(Section):
     threads: int = leaf(0, "simulator threads; 0 = as many as useful", source=OWN, low=0, high=4_096)
     observe: str = leaf("pixels", "what a physics task shows", source=OWN, choices=("pixels", "state"))
     cameras: str = leaf("auto", "of a physics task, names with commas; auto = its own choice", source=OWN)
-    samples: int = leaf(1, "rays of a pixel along each edge, in the ray caster", source=OWN, low=1, high=4)
+    samples: int = leaf(1, "rays of a pixel along each edge", "rays", source=OWN, low=1, high=4)
     renderer: str = leaf("raycast", "of physics tasks; warp needs NVIDIA", source=OWN, choices=RENDERERS)
     randomize: float = leaf(0.0, "strength of random colours, lights, cameras", source=OWN, low=0, high=1)
-    stage: int = leaf(3, "start states of mjx_so101_lift; 4 is the hardest", source=OWN, low=0, high=4)
+    stage: int = leaf(3, "start states of mjx_so101_lift, 4 the hardest", "stage", source=OWN, low=0, high=4)
     promote: float = leaf(0.0, "success rate that raises env.stage; 0 = never", source=OWN, low=0, high=1)
     control: str = leaf("tool", "what moves mjx_so101_lift", source=OWN, choices=("tool", "joints"))
     placement: str = leaf("auto", "of physics tasks; auto = device", source=OWN, choices=PLACEMENTS)
@@ -214,11 +214,11 @@ class Config(Section):
     """A whole run. Rules between settings are checked when it is made."""
 
     agent: str = leaf("dreamer", "learner; random learns nothing", choices=("dreamer", "drq", "random"))
-    task: str = leaf("atari_pong", "suite and task: atari_<game>, mjx_<name>, dmc_<name>, ...", source=BENCHMARK)
+    task: str = leaf("atari_pong", "suite and task, as atari_pong", source=BENCHMARK)
     steps: int = leaf(400_000, "length of the run", "env_steps", BENCHMARK, low=1)
     seed: int = leaf(0, "seed of everything random", low=0, high=1_000_000_000)
-    batch_size: int = leaf(16, "sequences of an update", "sequences", DREAMER, low=1, high=65_536)
-    batch_length: int = leaf(64, "rows of a sequence, T; 1 with agent=drq", "agent_steps", DREAMER, low=1, high=65_536)
+    batch_size: int = leaf(16, "sequences or transitions of an update", "items", DREAMER, low=1, high=65_536)
+    batch_length: int = leaf(64, "rows of a sequence; not of drq", "agent_steps", DREAMER, low=2, high=65_536)
     train_ratio: float = leaf(256.0, "replayed agent_steps per collected one", source=DREAMER, low=0)
     warmup: int = leaf(0, "wait before the first update; 0 = for one sequence", "agent_steps", low=0)
     overlap: bool = leaf(False, "act with the parameters before the newest update, while it is computed")
@@ -323,10 +323,8 @@ def _broken(c: Config) -> Iterator[tuple[str, str, str]]:
     rows, need = c.replay.capacity // c.env.num_envs, c.batch_length + 1
     if c.agent == "drq":
         need = c.drq.stack + c.drq.nstep
-        if c.batch_length != 1:
-            yield "batch_length", "1 with agent=drq, which draws transitions", "batch_length=1"
-    if c.agent == "dreamer" and c.batch_length < 2:
-        yield "batch_length", "at least 2 with agent=dreamer", "batch_length=64"
+        if c.replay.holdout:
+            yield "replay.holdout", "0 with agent=drq, which has no held-out loss", "replay.holdout=0"
     if rows < need:
         kept = f"the {rows} rows of each environment (replay.capacity / env.num_envs)"
         yield "batch_length", f"less than {kept}", f"replay.capacity={need * c.env.num_envs}"

@@ -1,16 +1,41 @@
 """Episodes of the current policy on environments of its own. Touches nothing of the training."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from jaxrl import envs, keys
 from jaxrl.config import Config
-from jaxrl.programs import Programs
+from jaxrl.envs.base import CheckedEnv
 from jaxrl.tracker import Finished, Tracker
-from jaxrl.types import Key, Params
+from jaxrl.types import ActOutput, Carry, Key, Params, Step
+
+
+class Actor(Protocol):
+    """The programs of acting in the evaluation environments: those of a run (Programs), or fewer."""
+
+    def put(self, tree: Any) -> Any: ...
+
+    def eval_carry(self) -> Carry: ...
+
+    def eval_act(
+        self, policy: Params, carry: Carry, counter: jax.Array, step: Step, key: Key
+    ) -> tuple[ActOutput, jax.Array]: ...
+
+
+class Watcher(Protocol):
+    """Looks on while episodes are played, and changes nothing."""
+
+    def row(self, env: CheckedEnv, step: Step, found: Sequence[Finished]) -> None:
+        """The newest row of all environments, and the episodes that have ended so far."""
+        ...
+
+    def acts(self, action: np.ndarray) -> None:
+        """What is done next, [N, ...]."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,22 +55,56 @@ def eval_envs(config: Config) -> int:
 
 def evaluate(
     config: Config,
-    programs: Programs,
+    programs: Actor,
     policy: Params,
     key: Key,
     env_steps: int,
     stop: Callable[[], bool] = lambda: False,
+    *,
+    watchers: Sequence[Watcher] = (),
 ) -> Report:
     """Runs exactly `eval_eps` episodes with parameters `policy`, a pure function of its arguments.
-
-    Each environment plays a fixed share of the episodes: taking the first to finish would favour short ones.
 
     Raises:
       Interrupted: as soon as `stop` answers True.
     """
-    n = eval_envs(config)
-    quota = config.eval_eps // n + (np.arange(n) < config.eval_eps % n)
     seed = keys.env_seed(config.seed, keys.EVAL, env_steps)
+    found = play(config, programs, policy, (key, seed), stop, watchers=watchers)
+    return Report(summary(found), found)
+
+
+def shares(config: Config) -> np.ndarray:
+    """[N] episodes of each environment: taking the first to finish would favour short ones."""
+    n = eval_envs(config)
+    return config.eval_eps // n + (np.arange(n) < config.eval_eps % n)
+
+
+def play(
+    config: Config,
+    programs: Actor,
+    policy: Params,
+    chance: tuple[Key, int],
+    stop: Callable[[], bool] = lambda: False,
+    *,
+    quota: np.ndarray | None = None,
+    watchers: Sequence[Watcher] = (),
+) -> list[Finished]:
+    """Plays episodes; a pure function of its arguments, whoever watches.
+
+    Args:
+      config: task, environments, and how many episodes.
+      chance: key of the actions, seed of the environments.
+      quota: [N] episodes of each environment; by default, of `eval_eps` a fixed share.
+
+    Returns:
+      The episodes, in the order in which they finished.
+
+    Raises:
+      Interrupted: as soon as `stop` answers True.
+    """
+    key, seed = chance
+    quota = shares(config) if quota is None else quota
+    n = len(quota)
     env = envs.make(config.task, config.env, num_envs=n, seed=seed)
     try:
         step, tracker, found = env.reset(), Tracker.zero(n), []
@@ -54,13 +113,18 @@ def evaluate(
         while True:
             tracker, finished = tracker.advanced(step, *env.outcome)
             found += [x for x in finished if x.episode < quota[x.env]]
-            if len(found) == config.eval_eps:
-                return Report(summary(found), found)
+            for watcher in watchers:
+                watcher.row(env, step, found)
+            if len(found) == quota.sum():
+                return found
             if stop():
                 raise Interrupted
             out, counter = programs.eval_act(policy, carry, counter, programs.put(step), key)
             carry = out.carry
-            env.send(jax.device_get(out.action))
+            action = jax.device_get(out.action)
+            for watcher in watchers:
+                watcher.acts(action)
+            env.send(action)
             step = env.recv()
     finally:
         env.close()
@@ -68,7 +132,9 @@ def evaluate(
 
 def summary(episodes: list[Finished]) -> dict[str, float]:
     scores = np.array([x.score for x in episodes])
-    return {
+    successes = [x.success for x in episodes if x.success is not None]
+    rate = {"eval_episode/success_rate": float(np.mean(successes))} if successes else {}
+    return rate | {
         "eval_episode/avg_score": float(scores.mean()),
         "eval_episode/std_score": float(scores.std()),
         "eval_episode/min_score": float(scores.min()),

@@ -20,6 +20,8 @@ ENTRIES = (
     Entry("nan_keys", "", "names of the metrics of this row that were not finite and are null"),
     Entry("episode/score", "reward", "mean of training episodes that ended since the last row, unclipped"),
     Entry("episode/length", "agent_steps", "the same, of their lengths"),
+    Entry("episode/success", "", "share of them that succeeded; where the task defines it"),
+    Entry("eval_episode/success_rate", "", "share of the evaluation's episodes that succeeded; likewise"),
     Entry("eval_episode/avg_score", "reward", "mean score of the evaluation's episodes"),
     Entry("eval_episode/std_score", "reward", "their standard deviation"),
     Entry("eval_episode/min_score", "reward", "the lowest"),

@@ -1,51 +1,22 @@
 """The loop: collect, insert, update, log, evaluate, save."""
 
-import dataclasses
 import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from jaxrl import metrics
-from jaxrl.envs.base import CheckedEnv
+from jaxrl import metrics, onboard
+from jaxrl.collect import Run, collect, score_row
 from jaxrl.evaluation import Interrupted, evaluate
 from jaxrl.exits import Diverged
-from jaxrl.faults import OFF, Faults
-from jaxrl.feeds.episodes import EpisodeFiles
-from jaxrl.feeds.replay import trainable_rows
-from jaxrl.nans import Reports
-from jaxrl.plan import Plan
-from jaxrl.programs import IN_A_ROW, SKIPPED, Parts, Programs
+from jaxrl.feeds.ring import trainable_rows
+from jaxrl.parts import IN_A_ROW, SKIPPED
+from jaxrl.plan import rows_of_update
 from jaxrl.runtime import memory_use
-from jaxrl.saver import Saver
-from jaxrl.schedule import updates_due
-from jaxrl.sinks import Row, ScoreRow, Sinks
+from jaxrl.sinks import Row
 from jaxrl.state import RunState
-from jaxrl.stopwatch import Stopwatch
-from jaxrl.types import Params, Step
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """The machinery of a run; all that changes is in the RunState."""
-
-    parts: Parts
-    programs: Programs
-    plan: Plan
-    env: CheckedEnv
-    sinks: Sinks
-    saver: Saver | None  # None: nothing is saved
-    reports: Reports
-    episodes: EpisodeFiles | None
-    watch: Stopwatch
-    stop: Callable[[], bool]  # True once the run is asked to end
-    faults: Faults = OFF
-
-    def stop_evaluating(self) -> bool:
-        """What an evaluation asks at each of its steps."""
-        self.faults.at("eval")
-        return self.stop()
+from jaxrl.tracker import TALLY, episode_means
+from jaxrl.types import Step
 
 
 def run(r: Run, state: RunState, step: Step) -> RunState:
@@ -79,7 +50,8 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
             saved_at = time.monotonic()
         deadline = saved_at + r.parts.config.save_seconds if r.parts.config.save_seconds else float("inf")
         with jax.transfer_guard("disallow" if r.parts.config.runtime.transfer_guard else "allow"):
-            state, step, newest = collect(r, state, step, newest, clock.next_stop(now), deadline)
+            gather = onboard.collect if r.parts.batched else collect
+            state, step, newest = gather(r, state, step, newest, clock.next_stop(now), deadline)
     if r.episodes:  # of episodes that end here the last row is complete; nobody acts on it any more
         action = r.parts.replay.spaces.action
         r.episodes.add(
@@ -89,87 +61,6 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
     if r.saver:
         r.saver.save(state, "signal" if r.stop() else "final")
     return state
-
-
-def collect(
-    r: Run, state: RunState, step: Step, newest: Params, until: int, deadline: float
-) -> tuple[RunState, Step, Params]:
-    """Steps the environments and learns, up to `until` env_steps, or less if stopped or at the deadline."""
-    config, programs, watch = r.parts.config, r.programs, r.watch
-    rows, repeat = config.batch_size * config.batch_length, config.env.action_repeat
-    learns = r.parts.learner.update is not None
-    while state.counters.env_steps < until and not r.stop() and time.monotonic() < deadline:
-        r.faults.at("act")
-        c = state.counters.replace(env_steps=state.counters.env_steps + r.plan.clock.stride)
-        placed = programs.put(step)
-        out, counter = programs.act(state.policy, state.carry, state.counter, placed)
-        held = state.tracker.held(config.replay.holdout) if r.parts.held else None
-        ring, held_ring = programs.insert((state.ring, state.held), placed, out, held)
-        action = watch.fetch(out.action)
-        r.env.send(action)
-        if r.episodes:
-            r.episodes.add(step, action, state.counters.env_steps)
-        tracker = state.tracker.wrote(np.zeros_like(step.is_first) if held is None else held)
-        state = state.replace(
-            carry=out.carry, counter=counter, ring=ring, held=held_ring, tracker=tracker, counters=c
-        )
-        if learns and c.first_at < 0 and ready(r, state):
-            c = c.replace(first_at=c.env_steps // repeat)
-        due = updates_due(
-            c.env_steps // repeat,
-            c.first_at,
-            c.updates - c.first_updates,
-            train_ratio=config.train_ratio,
-            rows=rows,
-        )
-        state = state.replace(counters=c)
-        if learns and due:
-            state, newest = learn(r, state, newest, due)
-        with r.reports.border(state.counters):
-            step = watch.wait("env", r.env.recv)
-        state = count_episodes(r, state, step)
-        r.sinks.progress(state.counters.env_steps, r.plan.clock.steps, {"updates": state.counters.updates})
-    return state, step, newest
-
-
-def learn(r: Run, state: RunState, newest: Params, k: int) -> tuple[RunState, Params]:
-    """k updates, only enqueued. With `overlap`, acting goes on with the parameters from before them."""
-    r.faults.at("learn")
-    c = state.counters
-    learner, ring, totals, evidence, policy = r.programs.learn(
-        state.learner, state.ring, state.totals, state.evidence, k, c.updates
-    )
-    r.watch.learning()
-    return state.replace(
-        learner=learner,
-        ring=ring,
-        totals=totals,
-        evidence=evidence,
-        policy=newest if r.parts.config.overlap else policy,
-        counters=c.replace(updates=c.updates + k),
-    ), policy
-
-
-def ready(r: Run, state: RunState) -> bool:
-    """Enough was collected for the first update."""
-    replay = r.parts.replay
-    agent_steps = state.counters.env_steps // r.parts.config.env.action_repeat
-    enough = agent_steps >= r.parts.config.warmup
-    return enough and trainable_rows(state.tracker.written, replay.rows, replay.window)
-
-
-def count_episodes(r: Run, state: RunState, step: Step) -> RunState:
-    """Counts a received row, and reports the games that ended with it."""
-    tracker, finished = state.tracker.advanced(step, *r.env.outcome)
-    if not finished:
-        return state.replace(tracker=tracker)
-    c, scores = state.counters, state.scores
-    for game in finished:
-        r.sinks.score(ScoreRow(c.env_steps, "episode", game.score, game.length, game.env, game.episode))
-        scores = scores + (1, game.score, game.length)
-    return state.replace(
-        tracker=tracker, scores=scores, counters=c.replace(episodes=c.episodes + len(finished))
-    )
 
 
 def settle(r: Run, state: RunState) -> RunState:
@@ -190,7 +81,7 @@ def settle(r: Run, state: RunState) -> RunState:
         r.sinks.progress(c.env_steps, clock.steps, {"updates": c.updates})  # evaluating no longer
     if logs or evaluates:
         for number, game in enumerate(episodes):
-            r.sinks.score(ScoreRow(c.env_steps, "eval_episode", game.score, game.length, game.env, number))
+            r.sinks.score(score_row(c.env_steps, "eval_episode", game, number))
         c = c.replace(wall_s=r.watch.total())
         scalars |= r.watch.lap(c.env_steps, c.updates) if logs else {}
         agent_steps = c.env_steps // config.env.action_repeat
@@ -198,7 +89,7 @@ def settle(r: Run, state: RunState) -> RunState:
     if logs:
         check_finite(r, state, scalars)
         c = c.replace(flushed=c.updates)
-        state = state.replace(totals=r.programs.empty(packed), scores=np.zeros(3))
+        state = state.replace(totals=r.programs.empty(packed), scores=np.zeros(TALLY))
     state = state.replace(counters=c.replace(settled=c.env_steps))
     if r.saver:
         r.saver.events(state, scalars)
@@ -229,8 +120,7 @@ def flush(r: Run, state: RunState) -> tuple[dict[str, float], np.ndarray]:
     """Scalars since the last flush, and their packed sums: one transfer, two with held-out episodes."""
     r.faults.at("flush")
     programs, replay, config = r.programs, r.parts.replay, r.parts.config
-    count, score, length = state.scores
-    scalars = {"episode/score": score / count, "episode/length": length / count} if count else {}
+    scalars = episode_means(state.scores)
     totals = r.watch.fetch(state.totals)
     scalars |= metrics.unpack(programs.kinds, totals)
     held = r.parts.held
@@ -242,8 +132,9 @@ def flush(r: Run, state: RunState) -> tuple[dict[str, float], np.ndarray]:
         scalars |= {"replay/items": items, "replay/ram_gb": replay.nbytes / 1e9}
         scalars["replay/replay_ratio"] = (
             state.counters.updates
-            * config.batch_size
-            * config.batch_length
+            * rows_of_update(config)
             / max(1, state.counters.env_steps // config.env.action_repeat)
         )
+    if (bad := r.env.bad) is not None:
+        scalars["env/bad_states"] = bad
     return scalars | memory_use(r.parts.machine.learner), totals

@@ -14,7 +14,8 @@ from jaxrl.checkpoint import flatten, reason
 from jaxrl.config import Config
 from jaxrl.envs.base import BadRow
 from jaxrl.exits import Diverged
-from jaxrl.programs import Parts, Programs
+from jaxrl.parts import Parts
+from jaxrl.programs import Programs
 from jaxrl.rundir import now, write_json
 from jaxrl.state import Counters, RunState
 
@@ -82,6 +83,26 @@ class Reports:
                 f"diverged at step {counters.env_steps:,}: {error.key} of {whose}environment {error.env} is "
                 f"{error.value}, must be finite{where}; mend the environment"
             ) from error
+
+    def refused(self, what: str, step: int, bad: list[str]) -> str:
+        """Writes down which arrays have kept a state from being saved, beside what is known already.
+
+        Args:
+          what: such as "checkpoint latest/80".
+          step: env_steps.
+
+        Returns:
+          Words that say where to look, "" if it could not be written.
+        """
+        told = {"what": f"{what} was refused", "step": step, "bad": bad}
+        if self._record:
+            self._record["checkpoint"] = told
+        else:
+            first = min(bad, key=rank)
+            self._record = (
+                {"time": now()} | told | {"first_bad": first, "try": advice(first, self._parts.config)}
+            )
+        return f"; {REPORT} names all that are not" if self._written() else ""
 
     def _opening(self, counters: Counters) -> dict[str, Any]:
         steps, repeat = counters.env_steps, self._parts.config.env.action_repeat

@@ -21,13 +21,13 @@ class Plan:
     @classmethod
     def of(cls, config: Config) -> "Plan":
         clock = clock_of(config)
-        window = config.batch_length + int(config.replay.context)
+        window = window_of(config)
         n = config.env.num_envs
         # Streams fill together: after `window` rows each, rounded up to a whole vector step.
         first = -(-max(config.warmup, window * n) // n) * n
         agent_steps = clock.steps // config.env.action_repeat
         learns = config.agent != "random" and config.train_ratio > 0 and agent_steps >= first
-        rows = config.batch_size * config.batch_length
+        rows = rows_of_update(config)
         updates = (
             updates_due(agent_steps, first, 0, train_ratio=config.train_ratio, rows=rows) if learns else 0
         )
@@ -46,12 +46,23 @@ def clock_of(config: Config) -> Clock:
     )
 
 
+def window_of(config: Config) -> int:
+    """Rows of one environment that an update needs at least."""
+    if config.agent == "drq":
+        return config.drq.nstep + 1
+    return config.batch_length + int(config.replay.context)
+
+
+def rows_of_update(config: Config) -> int:
+    """Replayed agent_steps of an update: rows of its sequences, or transitions."""
+    return config.batch_size * (1 if config.agent == "drq" else config.batch_length)
+
+
 def ring_rows(config: Config) -> int:
     """Rows per stream: the capacity, but no more than the run can fill and no less than a sequence."""
     clock = clock_of(config)
     fill = clock.steps // clock.stride
-    window = config.batch_length + int(config.replay.context)
-    return max(window, min(config.replay.capacity // config.env.num_envs, fill))
+    return max(window_of(config), min(config.replay.capacity // config.env.num_envs, fill))
 
 
 def rounding_notes(config: Config) -> list[str]:
@@ -68,17 +79,19 @@ def rounding_notes(config: Config) -> list[str]:
 def banner(config: Config, plan: Plan, replay: Replay, facts: dict[str, str]) -> list[str]:
     """Lines for the start of a run."""
     repeat, clock = config.env.action_repeat, plan.clock
-    rows = config.batch_size * config.batch_length
+    rows = rows_of_update(config)
     lines = [f"{name:11}{text}" for name, text in facts.items()]
     envs = counted(config.env.num_envs, "environment")
     lines.append(f"{'task':11}{config.task}, {envs}, action repeat {repeat}, seed {config.seed}")
     lines.append(f"{'length':11}{clock.steps:,} env_steps = {clock.steps // repeat:,} agent_steps")
     if config.agent != "random":
         if plan.updates:
+            sequences = f"{config.batch_size}x{config.batch_length} rows"
+            batch = f"{rows} transitions" if config.agent == "drq" else sequences
             each = rows / config.train_ratio * repeat
             pace = f"1 per {each:g} env_steps" if each >= 1 else f"{1 / each:g} per env_step"
             lines.append(
-                f"{'learning':11}{plan.updates:,} updates of {config.batch_size}x{config.batch_length} rows: "
+                f"{'learning':11}{plan.updates:,} updates of {batch}: "
                 f"{pace}, the first at {plan.first_update * repeat:,} env_steps"
             )
         elif config.train_ratio:

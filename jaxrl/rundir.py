@@ -59,11 +59,11 @@ class RunDir:
         except OSError as error:
             raise WriteFailed(f"{self.path}: {error.strerror or error}") from error
         start = {"time": now(), "step": step, "argv": argv, "pid": os.getpid(), "host": platform.node()}
-        starts = record.get("starts")
+        starts, own = record.get("starts"), "run" in identity  # begun again, it may have other ancestors
         self.note(
             id=record.get("id") or identity.get("run") or new_id(),
             config=self.preset,
-            lineage=list_of_dicts(record.get("lineage")) or list_of_dicts(identity.get("lineage")),
+            lineage=(own and list_of_dicts(record.get("lineage"))) or list_of_dicts(identity.get("lineage")),
             starts=[*list_of_dicts(starts), start | ({"changed": dict(changed)} if changed else {})],
             exit=None,
             ended=None,
@@ -243,6 +243,16 @@ def config_of(name: str, path: pathlib.Path) -> tuple[dict[str, Any], pathlib.Pa
     raise ConfigError(f"{name}={path}: holds neither a run nor a checkpoint; {NAMES}")
 
 
+def ancestor_of(run: pathlib.Path) -> str | None:
+    """The checkpoint of another run that a run has begun with; None if its run.json tells of none."""
+    try:
+        entries = list_of_dicts(read_json(run.expanduser() / "run.json").get("lineage"))
+    except (OSError, ValueError):
+        return None
+    path = entries[-1].get("path") if entries else None
+    return path if isinstance(path, str) else None
+
+
 def preset_of(run: pathlib.Path) -> str | None:
     """The preset of a run, by its run.json; None if that does not tell."""
     try:
@@ -347,12 +357,12 @@ def list_of_dicts(value: Any) -> list[dict[str, Any]]:
     return [x for x in value if isinstance(x, dict)] if isinstance(value, list) else []
 
 
-def unused(path: pathlib.Path) -> pathlib.Path:
+def unused(path: pathlib.Path, mark: str = "-") -> pathlib.Path:
     """The first of path, path-2, path-3 ... that does not exist."""
     fresh, number = path, 1
     while fresh.exists():
         number += 1
-        fresh = path.with_name(f"{path.name}-{number}")
+        fresh = path.with_name(f"{path.name}{mark}{number}")
     return fresh
 
 

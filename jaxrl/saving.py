@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import checkpoint, runtime
@@ -16,7 +15,7 @@ from jaxrl.programs import Programs
 from jaxrl.rundir import now
 from jaxrl.state import Counters, RunState
 from jaxrl.stores import Checkpoint
-from jaxrl.tracker import Tracker
+from jaxrl.tracker import TALLY, Tracker
 
 ON_DEVICE = ("learner", "policy", "carry", "counter", "totals")
 RINGS = ("ring", "held")
@@ -98,11 +97,12 @@ def restore(saved: Saved, fresh: RunState) -> RunState:
     blank = {name: getattr(fresh, name) for name in names}
     full = {k: x for k, x in flatten(blank).items() if x.size}
     wanted = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in full.items()}
-    asked = check_shapes(folder, checkpoint.shapes(folder)[0], wanted)
+    check_shapes(folder, checkpoint.shapes(folder)[0], wanted)
     for array in full.values():
         array.delete()  # there may not be room for two rings
-    on_device, on_host = checkpoint.load(folder, asked)
-    leaves = flatten(blank) | {k: grown(on_device[k], like.shape) for k, like in wanted.items()}
+    on_device, on_host = checkpoint.load(folder, wanted)
+    on_host["scores"] = longer(on_host.get("scores", np.zeros(0)))
+    leaves = flatten(blank) | on_device
     check_host(folder, on_host, host_leaves(fresh))
     tracker = unflatten(fresh.tracker, {k: on_host[f"tracker.{k}"] for k in flatten(fresh.tracker)})
     env = [on_host[f"env.{i}"] for i in range(sum(name.startswith("env.") for name in on_host))]
@@ -116,8 +116,8 @@ def restore(saved: Saved, fresh: RunState) -> RunState:
     return state if saved.rows else without_replay(state)
 
 
-def check_shapes(folder: Any, stored: dict[str, Any], wanted: Shapes) -> Shapes:
-    """What to load: `wanted` with the shapes that are stored. Raises NoCheckpoint where they do not fit."""
+def check_shapes(folder: Any, stored: dict[str, Any], wanted: Shapes) -> None:
+    """Raises NoCheckpoint where what is stored is not what a run of this kind has; a ring may grow."""
     stored = {k: x for k, x in stored.items() if k in wanted or k.partition(".")[0] not in RINGS}
     if missing := sorted(wanted.keys() - stored.keys()):
         raise NoCheckpoint(f"{folder}: lacks {missing[0]} and {len(missing) - 1} others that this run needs")
@@ -130,7 +130,6 @@ def check_shapes(folder: Any, stored: dict[str, Any], wanted: Shapes) -> Shapes:
             raise NoCheckpoint(
                 f"{folder}: {name} is {dtype}{list(shape)}, this run needs {like.dtype}{list(like.shape)}"
             )
-    return {name: x.update(shape=tuple(stored[name].shape)) for name, x in wanted.items()}
 
 
 def take_parameters(found: Checkpoint, fresh: RunState, pattern: str) -> tuple[RunState, list[str]]:
@@ -193,12 +192,9 @@ def parameters(tree: Any) -> dict[str, Any]:
     return {k: x for k, x in flatten(tree).items() if k.startswith(PARAMETERS) and x.size}
 
 
-def grown(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The array with zeros behind its first axis, up to a shape."""
-    if array.shape == shape:
-        return array
-    more = jnp.zeros((shape[0] - array.shape[0], *shape[1:]), array.dtype, device=array.sharding)
-    return jnp.concatenate([array, more])
+def longer(scores: np.ndarray) -> np.ndarray:
+    """Sums of episodes as they are kept now: an earlier version has not counted successes."""
+    return np.pad(scores, (0, max(0, TALLY - scores.size)))
 
 
 def without_replay(state: RunState) -> RunState:
@@ -222,7 +218,7 @@ def fresh_state(programs: Programs, num_envs: int) -> RunState:
         counter=programs.put(np.int32(0)),
         totals=programs.empty(),
         evidence=programs.no_evidence(),
-        scores=np.zeros(3),
+        scores=np.zeros(TALLY),
         tracker=Tracker.zero(num_envs),
         env=None,
         counters=Counters(),

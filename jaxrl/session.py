@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from jaxrl import changes, envs, learners, loop, nans, plan, rundir, runtime, saving
+from jaxrl import changes, envs, loop, nans, plan, rundir, runtime, saving
+from jaxrl.assembly import assemble, compiled
 from jaxrl.config import Config, ConfigError
 from jaxrl.envs.base import CheckedEnv
-from jaxrl.evaluation import eval_envs
 from jaxrl.exits import WriteFailed
 from jaxrl.faults import Faults
 from jaxrl.feeds.episodes import EpisodeFiles
-from jaxrl.feeds.replay import Replay, check_budget
 from jaxrl.flags import Command
 from jaxrl.keys import ACT, env_seed
-from jaxrl.programs import Parts, Programs, batch_shapes
+from jaxrl.parts import Due, Parts, batch_shapes
+from jaxrl.programs import Programs
 from jaxrl.saver import Saver
 from jaxrl.sinks import Sinks, make_sinks
 from jaxrl.sinks.jsonl import set_aside
@@ -93,7 +93,7 @@ def train_in(
             sinks.note(line)
         sinks.note("compiling: seconds with a warm cache, up to a minute without ...")
         faults.at("compile")
-        programs = compiled(parts)
+        programs = compiled(parts, env)
         compile_s = time.monotonic() - began
         state = first_state(programs, start, config, sinks)
         if start.saved and state.env is None:  # episodes begin anew, and not with those that the run has seen
@@ -102,6 +102,8 @@ def train_in(
         env.faults, reports = faults, nans.Reports(run_dir.path, parts, programs, sinks.note)
         with reports.border(state.counters):
             state, first = begin(env, state)
+        if parts.batched:
+            env.place(parts.machine.learner)
         files = stack.enter_context(opened_episodes(run_dir, config, start.files))
         watch = Stopwatch(start.counters.wall_s + time.monotonic() - began)
         watch.begin(start.counters.env_steps, start.counters.updates, compile_s)
@@ -116,6 +118,7 @@ def train_in(
             sinks=sinks,
             watch=watch,
             snapshot=env.snapshot,
+            reports=reports,
         )
         machinery = loop.Run(
             parts=parts,
@@ -211,53 +214,6 @@ def first_state(programs: Programs, start: Start, config: Config, sinks: Sinks) 
     return state
 
 
-def assemble(
-    config: Config, machine: runtime.Machine, env: CheckedEnv, saved: saving.Saved | None = None
-) -> Parts:
-    """Learner, replay and key; nothing is allocated.
-
-    Args:
-      config: without "auto".
-      saved: the checkpoint that the run continues from.
-
-    Raises:
-      ConfigError: if replay does not fit its budget.
-    """
-    learner = learners.make(config, env.spaces)
-    window = config.batch_length + learner.context
-    share = config.replay.holdout if learner.validate else 0.0
-    rows = max(plan.ring_rows(config), saved.rows if saved else 0) if learner.update else window
-    # Sized by the share, which chance may exceed: it can wrap early, and a ring that has wrapped cannot grow.
-    held_rows = (saved.held_rows if saved else 0) or max(window, int(rows * share) + 1)
-
-    def sized(rows: int, online: bool) -> Replay:
-        return Replay(
-            spaces=env.spaces,
-            latents=jax.eval_shape(learner.latent_zeros),
-            streams=config.env.num_envs,
-            rows=rows,
-            batch=config.batch_size,
-            length=config.batch_length,
-            context=learner.context,
-            online=online,
-        )
-
-    replay = sized(rows, config.replay.online)
-    held = sized(held_rows, False) if share else None
-    budget = int(config.replay.budget_gb * 1e9) or machine.memory // 2
-    check_budget(replay, held.nbytes if held else 0, budget, config.replay.placement)
-    key = jax.device_put(jax.random.key(config.seed), machine.learner)
-    return Parts(
-        config=config,
-        learner=learner,
-        replay=replay,
-        held=held,
-        machine=machine,
-        eval_envs=eval_envs(config),
-        key=key,
-    )
-
-
 @contextlib.contextmanager
 def training_env(config: Config, env_steps: int) -> Iterator[CheckedEnv]:
     """The training environments of a run that starts, or starts again, at `env_steps`."""
@@ -344,26 +300,12 @@ def dry_run(command: Command, machine: runtime.Machine, say: Callable[[str], Non
         for line in [*remarks, *banner(parts, None, None)]:
             say(line)
         say("compiling ...")
-        programs = compiled(parts)
+        programs = compiled(parts, env)
         table = memory_table(parts, programs, runtime.resident_memory())
         one_step_each(parts, programs, env)
         for line in table:
             say(line)
         say("one step of each phase was done; nothing was written")
-
-
-def compiled(parts: Parts) -> Programs:
-    """The programs of a run. Raises ConfigError if one of them needs more memory than there is."""
-    programs, config = Programs(parts), parts.config
-    name, program = max(programs.compiled.items(), key=lambda item: item[1].temp_bytes)
-    there = runtime.device_memory(parts.machine.learner)
-    if program.temp_bytes > there:
-        raise ConfigError(
-            f"batch_size={config.batch_size}, batch_length={config.batch_length}: {name} needs "
-            f"{program.temp_bytes / 1e9:.1f} GB and the {parts.machine.platform} has {there / 1e9:.1f} GB; "
-            "lower them, --env.num_envs or --model.size"
-        )
-    return programs
 
 
 def one_step_each(parts: Parts, programs: Programs, env: CheckedEnv) -> None:
@@ -377,7 +319,7 @@ def one_step_each(parts: Parts, programs: Programs, env: CheckedEnv) -> None:
     env.recv()
     totals = state.totals
     if parts.learner.update is not None:
-        _, _, totals, _, _ = programs.learn(state.learner, ring, totals, state.evidence, 1, 0)
+        _, _, totals, _, _ = programs.learn(state.learner, ring, totals, state.evidence, Due(1, 0, 0))
     jax.device_get(totals)
 
 

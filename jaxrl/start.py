@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from jaxrl import changes, plan, saving
+from jaxrl import changes, plan, rundir, saving
 from jaxrl.changes import BIRTH, OF_COMMAND, Origin
 from jaxrl.config import Config, ConfigError, replace, to_dict
 from jaxrl.exits import NoCheckpoint
@@ -60,12 +60,12 @@ def start_of(config: Config, found: Checkpoint | None = None) -> Start:
       NoCheckpoint: if none is intact where resume_from or init_from point.
     """
     if found is None and config.init_from:
-        source = found_at("init_from", config.init_from)
+        source = found_at("init_from", config)
         entry = ancestor(source) | {"filter": config.init_filter}
         return Start(source=source, identity={"lineage": [*lineage(source), entry]}, remarks=source.remarks)
     if found is None and not config.resume_from:
         return Start(identity={"lineage": []})
-    chosen = found or found_at("resume_from", config.resume_from)
+    chosen = found or found_at("resume_from", config)
     before = config_in(chosen, config)
     changed = changes.lines(Origin(config=before, given={}, preset="", path=chosen.folder), config)
     saved = saving.known(chosen)
@@ -79,12 +79,28 @@ def start_of(config: Config, found: Checkpoint | None = None) -> Start:
     return Start(saved=saved, own=found is not None, identity=whose, remarks=remarks)
 
 
-def found_at(name: str, path: str) -> Checkpoint:
-    """The checkpoint that a setting names. Raises NoCheckpoint."""
+def found_at(name: str, config: Config) -> Checkpoint:
+    """The checkpoint that a setting names, or of those the one that the run has begun with before.
+
+    A run that has died before its first own checkpoint begins again; what it began with may not be the newest
+    any more.
+
+    Raises:
+      NoCheckpoint: if there is none.
+    """
+    remark, path = "", pathlib.Path(getattr(config, name))
+    if config.logdir and (before := rundir.ancestor_of(pathlib.Path(config.logdir))):
+        try:
+            return find(pathlib.Path(before))
+        except NoCheckpoint:
+            remark = f"{name}: {before}, which this run began with, is not there any more"
     try:
-        return find(pathlib.Path(path))
+        found = find(path)
     except NoCheckpoint as error:
         raise NoCheckpoint(f"{name}={error}") from error
+    if remark:
+        remark += f"; it begins again with {found.folder}"
+    return dataclasses.replace(found, remarks=(*found.remarks, remark) if remark else found.remarks)
 
 
 def lineage(checkpoint: Checkpoint) -> list[dict[str, Any]]:
@@ -132,7 +148,7 @@ def paced(c: Counters, before: Config, config: Config) -> Counters:
     """
 
     def pace(x: Config) -> tuple[float, int]:
-        return x.train_ratio, x.batch_size * x.batch_length * x.env.action_repeat
+        return x.train_ratio, plan.rows_of_update(x) * x.env.action_repeat
 
     if c.first_at < 0 or pace(before) == pace(config):
         return c

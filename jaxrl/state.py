@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from flax import struct
 
-from jaxrl.feeds.replay import Ring
+from jaxrl.feeds.ring import Ring
 from jaxrl.tracker import Tracker
 from jaxrl.types import Carry, Evidence, Params
 
@@ -33,7 +33,7 @@ class RunState(struct.PyTreeNode, kw_only=True):
     counter: jax.Array  # [] i32, vector steps so far; seeds acting
     totals: jax.Array  # packed metrics accumulated since the last flush (jaxrl.metrics)
     evidence: Evidence | None  # of this process, in no checkpoint; None where nothing is learned
-    scores: np.ndarray  # f64 [3]: count, sum of scores, sum of lengths of episodes since the last flush
+    scores: np.ndarray  # f64 [5]: sums over the episodes that ended since the last flush (tracker.tallied)
     tracker: Tracker
     env: Any  # snapshot of the environments; None where they have none
     counters: Counters

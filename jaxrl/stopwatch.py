@@ -14,7 +14,8 @@ class Stopwatch:
     """Seconds by phase on the host's clock.
 
     Work on a device is only enqueued, so its time shows where the loop next needs a result: the wait for
-    an action counts as "update" if updates were enqueued before it, else as "policy".
+    an action counts as "update" if updates were enqueued before it, else as "policy". Where the environments
+    are on the device, too, all of it is one wait, "device".
     """
 
     def __init__(self, before_s: float = 0.0):
@@ -62,7 +63,7 @@ class Stopwatch:
     def lap(self, env_steps: int, updates: int) -> dict[str, float]:
         """Seconds by phase and rates since the last lap; evaluation and saving do not slow a rate down."""
         seconds = time.monotonic() - self._lap
-        phases = {name: self._phases.get(name, 0.0) for name in ("env", "policy", "update", "eval", "save")}
+        phases = dict.fromkeys(("env", "policy", "update", "eval", "save"), 0.0) | self._phases
         train = max(1e-9, seconds - phases["eval"] - phases["save"])
         scalars = self._once | {f"time/{name}_s": spent for name, spent in phases.items()}
         scalars["time/other_s"] = max(0.0, seconds - sum(phases.values()))

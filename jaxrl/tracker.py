@@ -1,6 +1,7 @@
 """Episodes in progress, counted on the host where rewards of host environments arrive first."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from flax import struct
@@ -8,6 +9,7 @@ from flax import struct
 from jaxrl.types import Step
 
 GOLDEN = 0.6180339887498949
+TALLY = 5  # numbers that `tallied` keeps
 
 
 class Tracker(struct.PyTreeNode, kw_only=True):
@@ -35,19 +37,26 @@ class Tracker(struct.PyTreeNode, kw_only=True):
         )
 
     def advanced(
-        self, step: Step, reward: np.ndarray, is_over: np.ndarray
+        self, step: Step, reward: np.ndarray, is_over: np.ndarray, success: np.ndarray | None = None
     ) -> tuple["Tracker", list["Finished"]]:
         """Counts one row of every environment.
 
         Args:
           step: the row. reward: [N] raw rewards of the game. is_over: [N] bool, the game ended here.
+          success: [N] bool, it has succeeded; None where the task does not define that.
 
         Returns:
           The new tracker, and the games that finished with this row.
         """
         score, length = self.score + reward, self.length + ~step.is_first
         finished = [
-            Finished(int(n), float(score[n]), int(length[n]), int(self.game[n]))
+            Finished(
+                env=int(n),
+                score=float(score[n]),
+                length=int(length[n]),
+                episode=int(self.game[n]),
+                success=None if success is None else bool(success[n]),
+            )
             for n in np.flatnonzero(is_over)
         ]
         tracker = self.replace(
@@ -81,3 +90,19 @@ class Finished:
     score: float
     length: int  # agent_steps
     episode: int  # index within its environment
+    success: bool | None = None  # None: the task does not define it
+
+
+def tallied(scores: np.ndarray, games: Iterable[Finished]) -> np.ndarray:
+    """Sums over finished games, f64 [5], with more of them: count, scores, lengths, and how many of those
+    for which success is defined there are and have succeeded."""
+    for x in games:
+        scores = scores + (1, x.score, x.length, x.success is not None, bool(x.success))
+    return scores
+
+
+def episode_means(scores: np.ndarray) -> dict[str, float]:
+    """Scalars of a row, of the games in a tally; {} if there are none."""
+    count, score, length, judged, succeeded = scores.tolist()
+    means = {"episode/score": score / count, "episode/length": length / count} if count else {}
+    return means | ({"episode/success": succeeded / judged} if judged else {})

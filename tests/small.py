@@ -19,7 +19,7 @@ from flax import struct
 
 from jaxrl import checkpoint, glossary, learners, train
 from jaxrl.metrics import Mean, Sum
-from jaxrl.stores import find
+from jaxrl.stores import Checkpoint, find
 from jaxrl.types import ActOutput, Discrete, Learner, UpdateOutput
 
 WIDTH = 4
@@ -169,13 +169,17 @@ class Run:
     def arrays(self, step: int | None = None) -> dict[str, np.ndarray]:
         """All arrays and counters of the newest of checkpoints/latest, or of that at `step`; no seconds."""
         home = self.path / "checkpoints" / "latest"
-        found = find(home if step is None else home / str(step))
-        shapes, _ = checkpoint.shapes(found.folder)
-        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        asked = {k: jax.ShapeDtypeStruct(tuple(x.shape), x.dtype, sharding=place) for k, x in shapes.items()}
-        on_device, on_host = checkpoint.load(found.folder, asked)
-        counters = {f"counters.{k}": x for k, x in found.manifest["counters"].items() if k != "wall_s"}
-        return {k: np.asarray(x) for k, x in {**on_device, **on_host, **counters}.items()}
+        return arrays_of(find(home if step is None else home / str(step)))
+
+
+def arrays_of(found: Checkpoint) -> dict[str, np.ndarray]:
+    """All arrays and counters of a checkpoint; no seconds."""
+    shapes, _ = checkpoint.shapes(found.folder)
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    asked = {k: jax.ShapeDtypeStruct(tuple(x.shape), x.dtype, sharding=place) for k, x in shapes.items()}
+    on_device, on_host = checkpoint.load(found.folder, asked)
+    counters = {f"counters.{k}": x for k, x in found.manifest["counters"].items() if k != "wall_s"}
+    return {k: np.asarray(x) for k, x in {**on_device, **on_host, **counters}.items()}
 
 
 def run(logdir: pathlib.Path, *flags: str, code: int = 0) -> Run:

@@ -12,7 +12,7 @@ import time
 import pytest
 import small
 
-from jaxrl import exits, faults, flags, learners, rundir, runtime, session, start, stores
+from jaxrl import assembly, exits, faults, flags, learners, rundir, runtime, session, start, stores
 from jaxrl.config import Config, ConfigError, leaves, show, to_dict
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -251,7 +251,7 @@ def outcome(words, capsys):
         command = flags.parse(words, rundir.origin_of)
         config = runtime.resolve(command.config, machine := runtime.start(Config(device="cpu")))
         with session.training_env(config, 0) as env:
-            session.assemble(config, machine, env)
+            assembly.assemble(config, machine, env)
     except (ConfigError, exits.NoCheckpoint) as error:
         assert len(str(error).splitlines()) == 1 and any(word in str(error) for word in REMEDIES), (
             words,

@@ -303,6 +303,26 @@ def test_a_new_run_that_was_killed_before_its_first_checkpoint_begins_again(pare
     assert (child.path / "metrics.jsonl.1").exists()  # nothing is thrown away
 
 
+def test_a_new_run_begins_again_with_what_it_began_with(copied, tmp_path, capfd):
+    """Though its parent has gone on; if that is not there any more, a line says with what instead."""
+    child = tmp_path / "child"
+    flags = (f"--resume_from={copied.path}", "--steps=90", f"--logdir={child}", "--terminal.style=plain")
+    for parents_end, starts in ((100, [80]), (120, [80, 80])):
+        assert train(*flags) == 0
+        shutil.rmtree(child / "checkpoints")  # it has died before its first checkpoint
+        (child / "checkpoint_log.jsonl").unlink()
+        assert [x["step"] for x in small.Run(child).note["starts"]] == starts
+        assert train(f"--logdir={copied.path}", f"--steps={parents_end}") == 0
+    capfd.readouterr()
+    shutil.rmtree(copied.path / "checkpoints" / "latest" / "80")
+    assert train(*flags, "--steps=130") == 0
+    (told,) = [x for x in capfd.readouterr().out.splitlines() if "is not there any more" in x]
+    assert "latest/80, which this run began with" in told and told.endswith("latest/120")
+    again = small.Run(child)
+    assert [x["step"] for x in again.note["starts"]] == [80, 80, 120]
+    assert [x["step"] for x in again.note["lineage"]] == [120] and again.note["exit"] == "done"
+
+
 WRONG_SOURCES = [  # setting, what it names, exit code, words
     ("resume_from", "nowhere", 2, ["resume_from=", "nowhere", "no such folder"]),
     ("init_from", "nowhere", 2, ["init_from=", "nowhere", "no such folder"]),

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from jaxrl import flags, glossary, programs, runtime, session
+from jaxrl import assembly, flags, glossary, programs, runtime, session
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -27,7 +27,7 @@ def test_every_metric_of_a_learner_is_in_the_glossary(task):
     machine = runtime.start(config)
     config = runtime.resolve(config, machine)
     with session.training_env(config, 0) as env:
-        parts = session.assemble(config, machine, env)
+        parts = assembly.assemble(config, machine, env)
     names = {*programs.metric_shapes(parts), *programs.held_metric_shapes(parts)}
     assert {"train/loss/dyn", "train/opt/skipped", "holdout/loss/dyn"} <= names
     assert not [name for name in sorted(names) if glossary.find(name) is None]

@@ -26,6 +26,7 @@ CASES = {
     "clock_repeat": ("toy_clock", EnvConfig(**SMALL, action_repeat=3, gray=True)),
     "clock_limit": ("toy_clock", EnvConfig(**SMALL, action_repeat=1, time_limit=12)),
     "reach": ("toy_reach", EnvConfig(action_repeat=1)),
+    "dmc": ("dmc_cartpole_swingup", EnvConfig(observe="state", action_repeat=4, time_limit=80)),
 }
 
 
@@ -126,7 +127,7 @@ def test_the_seed_decides_everything(case):
     assert (runs[0][:, 0] != runs[0][:, 1]).any(), "two environments of one run are alike"
 
 
-@pytest.mark.parametrize("case", ["pong", "catch", "clock", "reach"])
+@pytest.mark.parametrize("case", ["pong", "catch", "clock", "reach", "dmc"])
 def test_an_environment_does_not_depend_on_its_neighbours(case):
     alone, three = build(case, num_envs=1, seed=5), build(case, num_envs=3, seed=5)
     rng = np.random.default_rng(0)
@@ -139,7 +140,7 @@ def test_an_environment_does_not_depend_on_its_neighbours(case):
         a, b = alone.recv(), three.recv()
 
 
-@pytest.mark.parametrize("case", ["pong", "breakout_terminal", "catch", "clock", "reach"])
+@pytest.mark.parametrize("case", ["pong", "breakout_terminal", "catch", "clock", "reach", "dmc"])
 def test_turns_are_kept(case):
     env = build(case)
     action = draw(np.random.default_rng(0), env)
@@ -248,7 +249,9 @@ def test_good_actions_become_int32(dtype):
         ("ALE/Pong-v5", "did you mean atari_pong"),
         ("pong", "did you mean atari_pong"),
         ("toy_cach", "did you mean toy_catch"),
-        ("dmc_walker_walk", "tasks are named suite_task"),
+        ("dmc_walker_wlak", "did you mean dmc_walker_walk"),
+        ("mjx_cartpole_balanc", "did you mean mjx_cartpole_balance"),
+        ("gym_zzz", "tasks are named suite_task"),
         ("../../etc/passwd\n", "unknown task"),
         ("", "unknown task"),
         ("z" * 5000, "unknown task"),
@@ -277,6 +280,12 @@ def test_a_missing_rom_is_named(monkeypatch):
         ("toy_catch", dict(action_repeat=1, time_limit=5), "env.time_limit=5: toy_catch needs at least 9"),
         ("toy_reach", dict(sticky=0.25), "env.sticky=0.25: only Atari has it, not toy_reach"),
         ("toy_clock", dict(lives="terminal"), "env.lives=terminal: only Atari has it"),
+        ("atari_pong", dict(observe="state"), "env.observe=state: only physics tasks have it"),
+        ("dmc_walker_walk", dict(cameras="side"), "env.cameras=side: only tasks drawn by the ray"),
+        ("dmc_walker_walk", dict(stack=3), "env.stack=3: only Atari has it"),
+        ("dmc_walker_walk", dict(gray=True), "env.gray=True: only Atari, toy and mjx tasks have it"),
+        ("mjx_cartpole_balance", dict(stage=1), "env.stage=1: only mjx_so101_lift has it"),
+        ("toy_catch", dict(placement="device"), "env.placement=device: toy_catch steps on the host"),
     ],
 )
 def test_options_that_a_task_cannot_follow_are_refused(task, options, words):
@@ -289,7 +298,9 @@ def test_tasks_are_listed_without_envpool():
         "import sys, jaxrl.envs as e; tasks = e.list_tasks();"
         "assert 'atari_pong' in tasks and 'toy_catch' in tasks, tasks;"
         "assert set(e.ATARI100K) <= set(tasks);"
-        "assert not [m for m in sys.modules if m.startswith('envpool')]"
+        "assert 'dmc_ball_in_cup_catch' in tasks and 'mjx_cartpole_balance' in tasks, tasks;"
+        "heavy = ('envpool', 'mujoco', 'mujoco_playground');"
+        "assert not [m for m in sys.modules if m.partition('.')[0] in heavy]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert len(ATARI100K) == len(set(ATARI100K)) == 26

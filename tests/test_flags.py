@@ -22,7 +22,8 @@ from jaxrl.config import Config, ConfigError, leaves, replace, show, to_dict
 ROOT = pathlib.Path(flags.__file__).parents[1]
 LEAVES = leaves(Config())
 SWITCHES = [name for name, item in LEAVES.items() if item.type is bool]
-PRESETS = ["atari", "atari100k", "atari100k_v1", "catch", "debug", "reach"]
+PRESETS = ["atari", "atari100k", "atari100k_drq", "atari100k_v1", "catch", "debug", "dmc_vision", "mjx_cartpole"]
+PRESETS += ["reach", "so101_lift"]
 
 
 def refusal(*argv):
@@ -286,7 +287,7 @@ def test_help_shows_every_flag_once_in_groups_with_the_values_of_the_preset():
     for name in [*flags.QUESTIONS, "config=debug", "flagfile=PATH"]:
         assert text.count(f"  --{name} ") == 1, name
     assert [line for line in text.splitlines() if re.fullmatch(r"[a-z]+", line)] == (
-        ["run", "env", "model", "loss", "opt", "replay", "eval", "terminal"]
+        ["run", "env", "model", "loss", "opt", "drq", "replay", "eval", "terminal"]
         + ["tensorboard", "checkpoint", "runtime", "debug"]
     )
     assert max(map(len, text.splitlines())) <= 110

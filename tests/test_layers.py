@@ -19,10 +19,11 @@ ROOMS = (
     ("ops", "schedule", "metrics", "runtime", "keys", "tracker", "stopwatch", "faults"),
     ("nets", "envs"),
     ("learners", "feeds"),
-    ("programs", "state", "plan"),
-    ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "saver", "start", "nans"),
-    ("loop", "flags"),
-    ("session", "supervise"),
+    ("parts", "sources", "chunk", "programs", "state", "plan"),
+    ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "saver", "start", "nans")
+    + ("actor", "filming", "videos"),
+    ("loop", "collect", "onboard", "assembly", "flags"),
+    ("session", "supervise", "trial"),
     ("train", "evaluate", "report"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
@@ -41,6 +42,7 @@ FORBIDDEN = {"learners": {"envs"}, "flags": set(FLOOR) - {"flags", "config", "ch
 HOMES = {
     "absl.flags": "flags",
     "orbax": "checkpoint",
+    "tensorstore": "checkpoint",
     "flax.linen": "nets",
     "optax": "learners",
     "envpool": "envs",
@@ -48,6 +50,8 @@ HOMES = {
     "tensorboardX": "sinks",
     "wandb": "sinks",
     "rich": "sinks",
+    "PIL": "videos",
+    "av": "videos",
     "jax.config": "runtime",
     "jax.distributed": "runtime",
     "os.environ": "runtime",

@@ -10,7 +10,8 @@ from jax.errors import KeyReuseError
 
 from jaxrl.config import Config, replace
 from jaxrl.envs import Clock, Hosted
-from jaxrl.feeds.replay import Replay, row_of
+from jaxrl.feeds.replay import Replay
+from jaxrl.feeds.ring import row_of
 from jaxrl.learners import make
 from jaxrl.learners.dreamer.learner import Dreamer
 from jaxrl.learners.dreamer.model import Model

@@ -16,7 +16,8 @@ from jaxrl.plan import Plan
 from jaxrl.state import Counters, RunState
 from jaxrl.stopwatch import Stopwatch
 from jaxrl.stores import Outcome as Saved
-from jaxrl.tracker import Finished, Tracker
+from jaxrl.stores import Rank, rank_of
+from jaxrl.tracker import TALLY, Finished, Tracker
 from jaxrl.types import ActOutput, Discrete, Learner, Spaces, Step
 
 LENGTH = 7  # agent_steps of an episode of the stand-in environment
@@ -33,6 +34,7 @@ class Env:
         flag = np.ones(self.num_envs, bool)
         reward = np.full(self.num_envs, 0.0 if first else 1.0, np.float32)
         self.outcome = Outcome(reward, flag & last)
+        self.bad = None
         return Step(
             obs={}, reward=reward, is_first=flag & first, is_last=flag & last, is_terminal=flag & last
         )
@@ -71,9 +73,10 @@ class Programs:
     def insert(self, rings, step, out, held):
         return rings[0] + 1, rings[1]
 
-    def learn(self, state, ring, totals, evidence, k, done):
-        assert state == done
-        return state + k, ring, totals, evidence, state + k
+    def learn(self, state, ring, totals, evidence, due):
+        assert state == due.done
+        new = state + due.updates
+        return new, ring, totals, evidence, new
 
     def empty(self, before=None):
         return np.zeros((2, 0), np.float32)
@@ -105,14 +108,14 @@ class Stores:
     pending = 0
 
     def __init__(self, failures=0, refusals=0):
-        self.saved, self.best, self.lasting, self.reasons = [], [], [], []
+        self.saved, self.bests, self.lasting, self.reasons = [], [], [], []
         self.refusals = refusals  # of how many saves to come the beginning fails
-        self.failures, self.outcomes, self.best_score = failures, [], None
+        self.failures, self.outcomes, self.best = failures, [], None
 
     def save(self, store, step, arrays, facts, finite):
-        home = {"latest": self.saved, "best": self.best, "periodic": self.lasting}[store]
+        home = {"latest": self.saved, "best": self.bests, "periodic": self.lasting}[store]
         if any(x.counters.env_steps == step for x in home):
-            return
+            return False
         if self.refusals:
             self.refusals -= 1
             raise OSError(28, "No space left on device")
@@ -122,8 +125,9 @@ class Stores:
         else:
             home.append(arrays[0])
             self.reasons.append(facts["reason"])
-            self.best_score = facts["score"] if store == "best" else self.best_score
+            self.best = rank_of(facts) if store == "best" else self.best
         self.outcomes.append(Saved(store, step, failure))
+        return True
 
     def poll(self, seconds=0.0):
         found, self.outcomes = self.outcomes, []
@@ -141,6 +145,7 @@ class World:
     sinks: Sinks = dataclasses.field(default_factory=Sinks)
     evaluation_is_cut: bool = False
     scores: dict[int, float] = dataclasses.field(default_factory=dict)  # of evaluations, by env_steps
+    successes: dict[int, float] = dataclasses.field(default_factory=dict)  # the same, of rates
 
     def run(self, monkeypatch, state=None):
         n = self.config.env.num_envs
@@ -157,6 +162,7 @@ class World:
             learner=Learner(**nothing, update=lambda: None),
             replay=replay,
             held=None,
+            batched=None,
             key=None,
             machine=types.SimpleNamespace(learner=types.SimpleNamespace(platform="cpu")),
         )
@@ -203,7 +209,10 @@ class World:
             raise evaluation.Interrupted
         self.evaluations.append(env_steps)
         score = self.scores.get(env_steps, 1.0)
-        return evaluation.Report({"eval_episode/avg_score": score}, [Finished(0, score, 1, 0)])
+        scalars = {"eval_episode/avg_score": score}
+        if env_steps in self.successes:
+            scalars["eval_episode/success_rate"] = self.successes[env_steps]
+        return evaluation.Report(scalars, [Finished(0, score, 1, 0)])
 
 
 def fresh(n):
@@ -216,7 +225,7 @@ def fresh(n):
         counter=0,
         totals=np.zeros((2, 0), np.float32),
         evidence=None,
-        scores=np.zeros(3),
+        scores=np.zeros(TALLY),
         tracker=Tracker.zero(n),
         env=None,
         counters=Counters(),
@@ -398,12 +407,14 @@ def test_the_best_is_the_newest_of_the_highest_scores(monkeypatch):
     scores = {10: float("nan"), 20: 1.0, 30: 0.5, 40: 1.0, 50: float("nan"), 60: 2.0}
     world = World(make(steps=60, log_every=0, eval_every=10), scores=scores)
     world.run(monkeypatch)
-    assert [x.counters.env_steps for x in world.store.best] == [10, 20, 40, 60]
-    assert all(x.counters.settled == x.counters.env_steps for x in world.store.best)
+    assert [x.counters.env_steps for x in world.store.bests] == [10, 20, 40, 60]
+    assert all(x.counters.settled == x.counters.env_steps for x in world.store.bests)
     other = make(steps=60, log_every=0, eval_every=10, **{"checkpoint.best_metric": "eval_episode/length"})
     world = World(other, scores=scores)
     world.run(monkeypatch)
-    assert world.store.best == []  # this stand-in reports no length
+    assert world.store.bests == []  # this stand-in reports no length
+    (line,) = world.sinks.notes
+    assert "checkpoint.best_metric=eval_episode/length: this evaluation does not have it" in line
 
 
 def test_lasting_checkpoints_are_at_the_multiples(monkeypatch):
@@ -428,3 +439,82 @@ def test_skipped_updates_are_told_and_too_many_in_a_row_end_the_run():
     assert r.sinks.notes == ["3 of 50 updates were not finite and were skipped; report of (3, 50, 4)"]
     with pytest.raises(exits.Diverged, match="at step 40: 5 updates in a row were not finite.*--opt.lr"):
         loop.check_finite(r, state, {"train/opt/skipped": 1.0, "train/opt/skipped_in_a_row": 5.0})
+
+
+def test_success_comes_before_the_score(monkeypatch):
+    """Where evaluations tell it; ties go to the later. Another metric that is asked for counts alone."""
+    scores = {10: 1.0, 20: 9.0, 30: 5.0, 40: 5.0, 50: 9.0}
+    successes = {10: 0.5, 20: 0.25, 30: 0.5, 40: 0.5, 50: 0.25}
+    changes = {"steps": 50, "log_every": 0, "eval_every": 10}
+    world = World(make(**changes), scores=scores, successes=successes)
+    world.run(monkeypatch)
+    assert [x.counters.env_steps for x in world.store.bests] == [10, 30, 40]
+    assert world.store.best.names == ("eval_episode/success_rate", "eval_episode/avg_score")
+    alone = {"checkpoint.best_metric": "eval_episode/success_rate"}
+    world = World(make(**changes, **alone), scores=scores, successes=successes)
+    world.run(monkeypatch)
+    assert [x.counters.env_steps for x in world.store.bests] == [10, 30, 40]
+
+
+def test_a_best_by_another_metric_is_replaced_by_the_next_evaluation(monkeypatch):
+    world = World(make(steps=30, log_every=0, eval_every=10), scores={10: 1.0, 20: 0.5, 30: 2.0})
+    world.store.best = Rank(("eval_episode/length",), (500.0,))
+    world.run(monkeypatch)
+    assert [x.counters.env_steps for x in world.store.bests] == [10, 30]
+    (line,) = world.sinks.notes
+    assert "the best by eval_episode/length; from here on it is the best by eval_episode/avg_score" in line
+
+
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        ("eval_episode/avg_scor", "did you mean eval_episode/avg_score?"),
+        ("eval_episode/success_rate", "did you mean eval_episode/avg_score?"),
+        ("accuracy", "for example eval_episode/avg_score"),
+        ("train/opt/loss", None),  # that may come in another row
+    ],
+)
+def test_a_metric_that_no_evaluation_has_is_told_once(monkeypatch, metric, told):
+    changes = {"steps": 30, "log_every": 0, "eval_every": 10, "checkpoint.best_metric": metric}
+    world = World(make(**changes))
+    world.run(monkeypatch)
+    assert world.store.bests == [] and len(world.sinks.notes) == (told is not None)
+    if told:
+        assert metric in world.sinks.notes[0] and world.sinks.notes[0].endswith(told)
+
+
+def test_the_best_and_the_lasting_are_made_up_for_with_the_state_of_their_step(monkeypatch):
+    """A save that fails is told, and tried again with the next: nothing of them is skipped."""
+    changes = {"steps": 40, "log_every": 0, "eval_every": 20, "checkpoint.periodic_every": 15}
+    for broken in (Stores(failures=1), Stores(refusals=1)):
+        world = World(make(**changes), scores={20: 2.0, 40: 1.0}, store=broken)
+        world.run(monkeypatch)
+        steps = [[x.counters.env_steps for x in y] for y in (world.store.lasting, world.store.bests)]
+        assert steps == [[15, 30], [20]], world.sinks.notes
+        assert [x.learner for x in world.store.lasting] == [x.counters.updates for x in world.store.lasting]
+        (line,) = world.sinks.notes
+        assert line.startswith("checkpoint periodic/15: ") and line.endswith("; it will be tried again")
+
+
+def test_a_best_that_waits_is_not_replaced_by_a_lesser_one(monkeypatch):
+    """It is the best until a better one comes, and is saved at the end at the latest."""
+    changes = {"steps": 40, "log_every": 0, "eval_every": 10}
+    world = World(make(**changes), scores={10: 5.0, 20: 3.0, 30: 4.0, 40: 1.0}, store=Stores(failures=1))
+    world.run(monkeypatch)
+    assert [x.counters.env_steps for x in world.store.bests] == [10]
+    assert world.store.reasons == ["final", "best"]
+    world = World(make(**changes), scores={10: 5.0, 20: 6.0}, store=Stores(failures=1))
+    world.run(monkeypatch)
+    assert [x.counters.env_steps for x in world.store.bests] == [20]
+
+
+def test_a_best_that_cannot_be_saved_at_all_is_not_lost_in_silence(monkeypatch):
+    class Full(Stores):
+        def save(self, store, *given):
+            self.failures = int(store == "best")
+            return super().save(store, *given)
+
+    world = World(make(steps=10, log_every=0, eval_every=10), store=Full())
+    with pytest.raises(exits.WriteFailed, match="checkpoint best/10 is not on disk, only the last state is"):
+        world.run(monkeypatch)
+    assert [x.counters.env_steps for x in world.store.saved] == [10]

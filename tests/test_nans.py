@@ -17,14 +17,16 @@ import pytest
 import small
 from small import Fault, run
 
-from jaxrl import checkpoint, glossary, keys, learners, metrics, programs, runtime
+from jaxrl import checkpoint, glossary, keys, learners, metrics, parts, runtime, sources
 from jaxrl.config import Config, replace
 from jaxrl.envs import Clock, Hosted, make
 from jaxrl.envs.base import BadRow
 from jaxrl.envs.hosted import Outcome
-from jaxrl.feeds.replay import Replay, row_of
+from jaxrl.feeds.replay import Replay
+from jaxrl.feeds.ring import row_of
 from jaxrl.nans import Reports, summary
 from jaxrl.ops.finite import all_finite, named_floats
+from jaxrl.parts import Parts
 from jaxrl.programs import Programs
 from jaxrl.state import Counters
 from jaxrl.types import Discrete, Evidence
@@ -308,10 +310,10 @@ def test_a_full_disk_is_told_once_and_ends_nothing(tmp_path):
     notes, folder = [], tmp_path / "gone"
     config = replace(Config(task="toy_clock"), {"model.size": "debug"})
     evidence = Evidence(number=jnp.int32(3), batch={"reward": jnp.array([1.0, jnp.nan])})
-    parts = programs.Parts(
+    parts = Parts(
         config=config,
         learner=small.make_learner(config, Clock().spaces),
-        **dict.fromkeys(("replay", "held", "machine", "eval_envs", "key")),
+        **dict.fromkeys(("replay", "held", "batched", "machine", "eval_envs", "key")),
     )
 
     class Broken:
@@ -390,14 +392,14 @@ def test_the_kept_batch_is_the_one_that_was_drawn(world, many):
         key_sample = jax.random.fold_in(keys.key_for(key, keys.LEARN, number), 0)
         old, batch, window = replay.sample(want[1], key_sample)
         drawn.append(batch)
-        out = learner.update(want[0], batch, programs.learner_key(key, keys.LEARN, number))
+        out = learner.update(want[0], batch, sources.learner_key(key, keys.LEARN, number))
         want = out.state, replay.write_latents(old, window, out.latents)
-    found = programs.with_streak(out.metrics)
+    found = parts.with_streak(out.metrics)
     kinds = metrics.kinds_of(found)
     empty = jax.tree.map(jnp.zeros_like, drawn[0])
     carry = state, ring, jnp.asarray(metrics.empty(kinds)), Evidence(number=jnp.int32(-1), batch=empty)
-    learn = jax.jit(programs.learn_program(learner, replay, many))
-    numbers = [(5, 0)] if many else [(1, i) for i in range(5)]
+    learn = jax.jit(sources.learn_program(learner, replay, many))
+    numbers = [(5, 0, 0)] if many else [(1, i, 0) for i in range(5)]
     for plan in numbers:
         *carry, _ = learn(*carry, jnp.array(plan, jnp.int32), key)
     got, _, totals, evidence = carry
@@ -423,7 +425,7 @@ def test_an_update_is_explained_with_its_own_key():
         return {"param/x": state, "loss/y": jnp.where(same, batch, NAN)}
 
     evidence = Evidence(number=jnp.int32(7), batch=jnp.ones(2))
-    found = jax.jit(programs.explain_program(explain))(jnp.float32(INF), evidence, key)
+    found = jax.jit(sources.explain_program(explain))(jnp.float32(INF), evidence, key)
     assert {name: bool(x) for name, x in found.items()} == {"param/x": False, "loss/y": True}
 
 
@@ -433,10 +435,10 @@ def test_a_healthy_update_copies_no_batch(world, many):
     learner, replay, ring = world
     key, state = jax.random.key(3), learner.init(jax.random.key(0))
     batch = jax.eval_shape(replay.sample, ring, key)[1]
-    found = jax.eval_shape(lambda *a: programs.with_streak(learner.update(*a).metrics), state, batch, key)
+    found = jax.eval_shape(lambda *a: parts.with_streak(learner.update(*a).metrics), state, batch, key)
     evidence = Evidence(number=jax.ShapeDtypeStruct((), jnp.int32), batch=batch)
-    arguments = state, ring, metrics.empty(metrics.kinds_of(found)), evidence, np.zeros(2, np.int32), key
-    learn = jax.jit(programs.learn_program(learner, replay, many), donate_argnums=(0, 1, 2, 3))
+    arguments = state, ring, metrics.empty(metrics.kinds_of(found)), evidence, np.zeros(3, np.int32), key
+    learn = jax.jit(sources.learn_program(learner, replay, many), donate_argnums=(0, 1, 2, 3))
     text = learn.lower(*arguments).compile(compiler_options=runtime.compiler_options("cpu")).as_text()
     branches = re.search(r"branch_computations=\{\S+ (%\S+)\}|true_computation=(%\S+),", text)
     assert branches is not None
@@ -555,3 +557,18 @@ def test_the_real_learner(tmp_path):
     assert all(name.startswith("grad/") for name in found["bad"])
     assert {name.split("/")[1] for name in found["bad"]} == {"con", "dyn", "enc"}
     assert math.isfinite(runs["gradient"].rows[-1]["train/opt/loss"])
+
+
+def test_a_state_that_is_refused_is_written_down(tmp_path, with_fault, monkeypatch):
+    """Nothing of it is kept, and nan_report.json names the arrays."""
+    names = ("learner.params.out", "policy.params.out")
+    monkeypatch.setattr(
+        Programs, "finite", lambda self, arrays: jnp.array([k not in names for k in sorted(arrays)])
+    )
+    done = run(tmp_path / "run", *FLAGS, code=70)
+    assert done.note["exit"].startswith("Diverged: checkpoint ")
+    assert "learner.params.out is not finite" in done.note["exit"] and "nan_report.json" in done.note["exit"]
+    found = report(done)
+    assert found["first_bad"] == "learner.params.out" and found["bad"] == list(names)
+    assert "was refused" in found["what"] and found["step"] > 0 and "--opt.lr" in found["try"][0]
+    assert not list((done.path / "checkpoints").glob("*/*"))

@@ -10,7 +10,8 @@ import pytest
 from jaxrl.config import ConfigError
 from jaxrl.envs import Clock, Hosted
 from jaxrl.envs.toys import clock_reward
-from jaxrl.feeds.replay import Replay, Ring, Row, check_budget, row_of, trainable_rows
+from jaxrl.feeds.replay import Replay
+from jaxrl.feeds.ring import Ring, Row, check_budget, row_of, trainable_rows
 from jaxrl.types import ArraySpec, Discrete, Spaces, Step
 
 SPACES = Spaces(

@@ -356,3 +356,40 @@ def wait_for_rows(process, folder, count, seconds=120):
             return
         time.sleep(0.02)
     raise AssertionError(f"no {count} rows: {process.communicate(timeout=5)}")
+
+
+@pytest.mark.parametrize("place", ["save", "commit"])
+def test_a_best_and_a_lasting_checkpoint_that_failed_are_made_up_for(tmp_path, capfd, place):
+    """With the arrays of their own step, though training has gone on."""
+    flags = ("--steps=100", "--log_every=20", "--eval_every=40", "--checkpoint.periodic_every=60")
+    flags += ("--checkpoint.failures=10",)
+    whole = run(tmp_path / "whole", *flags)
+    faults = ",".join(f"full@{place}:{number}" for number in (1, 3))
+    broken = run(tmp_path / "broken", *flags, f"--debug.fault={faults}", "--terminal.style=plain")
+    told = [x for x in capfd.readouterr().out.splitlines() if "No space left" in x]
+    assert len(told) == 2 and all(x.endswith("it will be tried again") for x in told)
+    for store in ("best", "periodic"):
+        homes = [x.path / "checkpoints" / store for x in (whole, broken)]
+        assert [sorted(y.name for y in x.iterdir()) for x in homes[:1]] == [
+            sorted(y.name for y in x.iterdir()) for x in homes[1:]
+        ]
+        found = [stores.find(x) for x in homes]
+        assert found[0].manifest["counters"]["updates"] == found[1].manifest["counters"]["updates"] > 0
+        assert_same_arrays(*(small.arrays_of(x) for x in found))
+    assert_same_rows(whole, broken)
+
+
+def test_a_future_that_was_undone(straight, tmp_path, capfd):
+    """As after a kill: what lies beyond is told, set aside, and made again."""
+    shutil.copytree(straight.path, tmp_path / "run")
+    for step in ("80", "120"):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "latest" / step)
+    home = tmp_path / "run" / "checkpoints" / "best"
+    (name,) = (x.name for x in home.iterdir())
+    seen = []
+    flags = (*LENGTH, "--save_every=40", "--checkpoint.keep=100", "--terminal.style=plain")
+    again = run(tmp_path / "run", *flags)
+    seen = [x for x in capfd.readouterr().out.splitlines() if ".undone" in x]
+    assert len(seen) == 1 and f"best/{name}: beyond step 40, which the run goes back to" in seen[0]
+    assert [x.name for x in home.iterdir()] == [name]
+    assert_same_rows(straight, again)

@@ -1,5 +1,6 @@
 """The sinks as a whole: strict files, repaired on resume, unharmed by any sink that misbehaves."""
 
+import dataclasses
 import json
 import math
 import os
@@ -444,3 +445,14 @@ def test_one_thread_however_many_sinks(tmp_path):
         assert sinks.flush()
         assert sum(thread.name == "sinks" for thread in threading.enumerate()) == 1
         assert len(threading.enumerate()) == 2
+
+
+def test_success_stands_in_rows_of_tasks_that_define_it(tmp_path):
+    rows = [dataclasses.replace(make_score(100), success=x) for x in (True, False, None)]
+    rows.append(dataclasses.replace(make_score(200, kind="eval_episode"), success=True))
+    path = tmp_path / "scores.jsonl"
+    path.write_text("".join(jsonl.encode_score(x) + "\n" for x in rows))
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [x.get("episode/success") for x in found] == [1, 0, None, None]
+    assert found[3]["eval_episode/success"] == 1 and "episode/success" not in found[2]
+    assert jsonl.last_episodes(path, 10) == rows[:3]

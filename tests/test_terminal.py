@@ -1,5 +1,6 @@
 """What the human sees: table, bar, plain lines; and that nothing the human does to them hurts."""
 
+import dataclasses
 import fcntl
 import io
 import math
@@ -102,7 +103,7 @@ def keys_of(text):
         "episode/success": "rollout/success_rate",
         "eval_episode/avg_score": "eval/mean_reward",
         "eval_episode/length": "eval/mean_ep_length",
-        "eval_episode/success": "eval/success_rate",
+        "eval_episode/success_rate": "eval/success_rate",
         "eval_episode/max_score": "eval/max_score",
         "train/opt/lr": "train/learning_rate",
         "train/opt/grad_norm": "train/grad_norm",
@@ -172,6 +173,10 @@ def test_rolling_means_cover_the_last_hundred_training_episodes():
         terminal.take(make_score(float(score), 10))
     assert terminal.values(make_row(0))["episode/score"] == sum(range(50, 150)) / 100
     assert "episode/score" not in rich_terminal(80)[0].values(make_row(0))
+    assert "episode/success" not in terminal.values(make_row(0))
+    for success in (True, False, True, True):
+        terminal.take(dataclasses.replace(make_score(0.0, 10), success=success))
+    assert terminal.values(make_row(0))["episode/success"] == 0.75
 
 
 def test_rolling_means_outlive_a_resume(tmp_path, capsys):

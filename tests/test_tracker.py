@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrl.tracker import Finished, Tracker
+from jaxrl import evaluation, glossary
+from jaxrl.tracker import TALLY, Finished, Tracker, episode_means, tallied
 from jaxrl.types import Step
 
 
@@ -125,3 +126,27 @@ def test_who_is_held_out_depends_on_the_learners_episode():
         tracker, _ = advance(tracker, [False], [0], [True])
         assert tracker.held(0.5)[0] == held[-1]  # the whole episode, its last row too
     assert sum(held) == 3
+
+
+def test_success_is_that_of_the_finished_game():
+    tracker, _ = Tracker.zero(3).advanced(row([True] * 3), np.zeros(3), np.zeros(3, bool), np.zeros(3, bool))
+    over, success = np.array([True, True, False]), np.array([True, False, True])
+    _, finished = tracker.advanced(row([False] * 3), np.ones(3), over, success)
+    assert [(x.env, x.success) for x in finished] == [(0, True), (1, False)]
+    _, finished = tracker.advanced(row([False] * 3), np.ones(3), over)
+    assert [x.success for x in finished] == [None, None]
+
+
+def test_means_of_finished_games():
+    """The success rate is a share of those games for which success is defined, and absent without any."""
+    none = np.zeros(TALLY)
+    assert episode_means(none) == {}
+    two = tallied(none, [Finished(0, 3.0, 10, 0), Finished(0, 5.0, 30, 1)])
+    assert episode_means(two) == {"episode/score": 4.0, "episode/length": 20.0}
+    games = [Finished(0, 2.0, 5, n, success) for n, success in enumerate((True, False, True, True))]
+    means = episode_means(tallied(tallied(none, games[:1]), games[1:]))
+    assert means == {"episode/score": 2.0, "episode/length": 5.0, "episode/success": 0.75}
+    assert evaluation.summary(games)["eval_episode/success_rate"] == 0.75
+    assert "eval_episode/success_rate" not in evaluation.summary([Finished(0, 3.0, 10, 0)])
+    names = {*means, *evaluation.summary(games)}
+    assert not [name for name in names if glossary.find(name) is None]

@@ -53,6 +53,11 @@ class CheckedEnv(abc.ABC):
         self._closed = False
 
     @property
+    def bad(self) -> int | None:
+        """Episodes given up so far since a simulator's numbers were not finite; None: it has none such."""
+        return None
+
+    @property
     def outcome(self) -> Outcome:
         """What a score counts, of the newest row."""
         if self._outcome is None:
@@ -232,3 +237,15 @@ class DeviceEnv(Protocol):
     def pictures(self, state: State) -> dict[str, jax.Array]:
         """Images [h, w, c] u8 of a state; {} if the environment has none, or keeps them in `obs`."""
         ...
+
+
+class Plain:
+    """What a device environment inherits that is neither physics nor has pictures."""
+
+    @property
+    def is_physics(self) -> bool:
+        return False
+
+    def pictures(self, state: State) -> dict[str, jax.Array]:
+        del state
+        return {}

@@ -1,41 +1,34 @@
-"""A device environment as a HostEnv: one compiled step of N environments, reset automatically.
+"""A device environment as a HostEnv: compiled steps of N environments, reset automatically.
 
-The whole state is one pytree of arrays, so that `snapshot` and `restore` continue exactly, bit for bit.
+The whole state is one pytree of arrays, so that `snapshot` and `restore` continue exactly, bit for bit. Where
+the loop itself is on the device, it steps through `advance`, and no row comes to the host.
 """
 
+import concurrent.futures
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
-from jaxrl.envs.base import CheckedEnv, DeviceEnv, Outcome, State, env_seeds
-from jaxrl.types import Key, Step
-
-
-@struct.dataclass(kw_only=True)
-class HostedCarry:
-    """State of N environments."""
-
-    state: State  # leaves [N, ...]
-    seed: jax.Array  # [N] u32, constant; with `episode` it gives the key of a reset
-    episode: jax.Array  # [N] u32, episodes begun, less one
-    elapsed: jax.Array  # [N] i32, env_steps of this episode
-    is_last: jax.Array  # [N] bool, of the newest row: the next row is a reset
+from jaxrl.envs.base import CheckedEnv, DeviceEnv, Outcome, env_seeds
+from jaxrl.envs.batch import Batched, EnvCarry, Told, is_key
+from jaxrl.runtime import compiler_options
+from jaxrl.types import Step
 
 
 class Hosted(CheckedEnv):
-    """N copies of one device environment on one device, by default the CPU.
+    """N copies of one device environment on one device.
 
-    Environment i of seed s lives the same life whatever N is; its k-th episode starts from a key of
-    (s, i, k). Transfers are explicit, so it works under `jax.transfer_guard("disallow")`.
+    Transfers are explicit, so it works under `jax.transfer_guard("disallow")`.
 
     Args:
       env: hashable; equal environments share the compiled step.
       action_repeat: steps for which an action is held; rewards are summed, an end cuts it short.
       time_limit: env_steps after which an episode is cut, last but not terminal; 0 = none.
+      device: where they live; by default the CPU, for physics the first accelerator.
     """
 
     def __init__(
@@ -49,21 +42,59 @@ class Hosted(CheckedEnv):
         device: jax.Device | None = None,  # pyright: ignore[reportInvalidTypeForm]
     ):
         super().__init__(env.spaces, num_envs=num_envs, action_repeat=action_repeat)
-        self._env = env
-        self._time_limit = time_limit
-        self._device = device or jax.local_devices(backend="cpu")[0]
+        self.batched = Batched(env=env, action_repeat=action_repeat, time_limit=time_limit)
+        self._device = device or jax.local_devices(backend=None if env.is_physics else "cpu")[0]
         self._seeds = env_seeds(seed, num_envs)
-        self._carry: HostedCarry | None = None
+        self._carry: EnvCarry | None = None
         self._step: Step | None = None  # of the newest row, on the device
 
+    @property
+    def bad(self) -> int | None:
+        """Episodes given up so far since their state was not finite; waits for the newest row."""
+        if self._carry is None or not self.batched.env.is_physics:
+            return None
+        return int(jax.device_get(self._carry.bad).sum())
+
+    @property
+    def programs(self) -> "EnvPrograms":
+        """What is compiled, at the first call; equal environments in equal number share it."""
+        return compiled(self.batched, self.num_envs, self._device)
+
+    def place(self, device: jax.Device) -> None:  # pyright: ignore[reportInvalidTypeForm]
+        """Moves the environments to a device."""
+        self._device = device
+        self.replace(*jax.device_put(self.current, device))
+
+    def advance(self, action: jax.Array) -> Told:
+        """One step of all environments, enqueued: nothing of it comes to the host.
+
+        Args:
+          action: as for `send`, on the device; not checked.
+        """
+        programs = self.programs
+        carry, step = programs.advance(self._carry, action)
+        step, told = programs.show(carry, step)
+        self.replace(carry, step)
+        return told
+
+    def replace(self, carry: EnvCarry, step: Step) -> None:
+        """Takes what a loop on the device made of `current`."""
+        self._carry, self._step = carry, step
+
+    @property
+    def current(self) -> tuple[EnvCarry, Step]:
+        """State and newest rows, on the device."""
+        if self._carry is None or self._step is None:
+            raise RuntimeError("no row yet: reset() first")
+        return self._carry, self._step
+
     def _start(self) -> Step:
-        self._carry, self._step = _begin(self._env, self._put(self._seeds))
+        carry, step = self.programs.begin(self._put(self._seeds))
+        self.replace(carry, self.programs.show(carry, step)[0])
         return self._fetch()
 
     def _launch(self, action: np.ndarray) -> None:
-        self._carry, self._step = _advance(
-            self._env, self.action_repeat, self._time_limit, self._carry, self._put(action)
-        )
+        self.advance(self._put(action))
 
     def _collect(self) -> Step:
         return self._fetch()
@@ -87,98 +118,77 @@ class Hosted(CheckedEnv):
         self._check_open()
         if self._pending:
             self.recv()
-        expected = jax.eval_shape(functools.partial(_begin, self._env), self._seeds)
+        expected = _shapes_of(self.batched, self.num_envs)
         numbers = jax.eval_shape(_keys_to_numbers, expected)
         if _shapes(snapshot) != _shapes(numbers):
             raise ValueError("snapshot of another environment, number of environments or version")
-        restored = _numbers_to_keys(self._put(snapshot), expected)
-        self._carry, self._step = restored
+        self.replace(*_numbers_to_keys(self._put(snapshot), expected))
         return self._fetch()
 
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._device)
 
     def _fetch(self) -> Step:
-        step = jax.device_get(self._step)
-        self._outcome = Outcome(step.reward, step.is_last)
+        carry, step = self.current
+        step, success = jax.device_get((step, self.batched.success(carry)))
+        self._outcome = Outcome(step.reward, step.is_last, success)
         return step
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _begin(env: DeviceEnv, seed: jax.Array) -> tuple[HostedCarry, Step]:
-    """First rows of N environments. seed: [N] u32."""
-    episode = jnp.zeros_like(seed)
-    state = _strong(jax.vmap(env.reset)(jax.vmap(_reset_key)(seed, episode)))
-    no = jnp.zeros(seed.shape, bool)
-    elapsed = jnp.zeros(seed.shape, jnp.int32)
-    carry = HostedCarry(state=state, seed=seed, episode=episode, elapsed=elapsed, is_last=no)
-    reward = jnp.zeros(seed.shape, jnp.float32)
-    return carry, Step(obs=state.obs, reward=reward, is_first=~no, is_last=no, is_terminal=no)
+@dataclasses.dataclass(frozen=True)
+class EnvPrograms:
+    """The compiled functions of N environments: those of Batched, with the pictures apart from the physics."""
+
+    begin: Callable[..., tuple[EnvCarry, Step]]
+    advance: Callable[..., tuple[EnvCarry, Step]]
+    show: Callable[..., tuple[Step, Told]]
+    nbytes: int  # of device memory that the larger of two calls needs, with what goes in and comes out
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _advance(
-    env: DeviceEnv, action_repeat: int, time_limit: int, carry: HostedCarry, action: jax.Array
-) -> tuple[HostedCarry, Step]:
-    """The next row of N environments: a step, or a reset where the row before was the last."""
-    is_first = carry.is_last
-    episode = carry.episode + is_first.astype(carry.episode.dtype)
-    fresh = jax.vmap(env.reset)(jax.vmap(_reset_key)(carry.seed, episode))
+@functools.cache
+def compiled(batched: Batched, n: int, device: jax.Device) -> EnvPrograms:  # pyright: ignore[reportInvalidTypeForm]
+    """Compiles the functions of N environments. Physics has options that would slow the pictures down."""
+    options = compiler_options(device.platform) if batched.env.is_physics else {}
+    place = jax.sharding.SingleDeviceSharding(device)
 
-    def one(state, action, elapsed):
-        reward, over = jnp.float32(0), jnp.bool_(False)
-        for _ in range(action_repeat):  # few; unrolled
-            moved = env.step(state, action)
-            state = _select(over, state, moved)
-            reward += jnp.where(over, 0, moved.reward)
-            elapsed += jnp.where(over, 0, 1)
-            over |= state.done > 0
-            if time_limit:
-                over |= elapsed >= time_limit
-        is_terminal = (state.done > 0) & ~(state.info["truncation"] > 0)
-        return state, reward, elapsed, over, is_terminal
+    def shaped(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
 
-    moved, reward, elapsed, over, is_terminal = jax.vmap(one)(carry.state, action, carry.elapsed)
-    state = _strong(jax.vmap(_select)(is_first, fresh, moved))
-    reward = jnp.where(is_first, 0, reward)
-    is_last = over & ~is_first
-    carry = HostedCarry(
-        state=state,
-        seed=carry.seed,
-        episode=episode,
-        elapsed=jnp.where(is_first, 0, elapsed),
-        is_last=is_last,
+    seeds = shaped(jax.ShapeDtypeStruct((n,), np.uint32))
+    carry, step = shaped(jax.eval_shape(batched.begin, seeds))
+    space = batched.env.spaces.action
+    action = shaped(jax.ShapeDtypeStruct((n, *space.shape), space.dtype))
+    traced = [
+        (jax.jit(batched.begin).lower(seeds), options),
+        (jax.jit(batched.advance).lower(carry, action), options),
+        (jax.jit(functools.partial(_show, batched)).lower(carry, step), {}),
+    ]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        programs = list(pool.map(lambda x: x[0].compile(compiler_options=x[1]), traced))
+    sizes = [x.memory_analysis() for x in programs[1:]]
+    largest = max(
+        x.temp_size_in_bytes + x.argument_size_in_bytes + x.output_size_in_bytes for x in sizes
     )
-    is_terminal &= is_last
-    return carry, Step(
-        obs=state.obs, reward=reward, is_first=is_first, is_last=is_last, is_terminal=is_terminal
-    )
+    return EnvPrograms(*programs, largest)
 
 
-def _reset_key(seed: jax.Array, episode: jax.Array) -> Key:
-    return jax.random.fold_in(jax.random.key(seed), episode)
+def _shapes_of(batched: Batched, n: int) -> tuple[EnvCarry, Step]:
+    """State and newest rows, as ShapeDtypeStructs."""
+    carry, step = jax.eval_shape(batched.begin, jax.ShapeDtypeStruct((n,), np.uint32))
+    return carry, jax.eval_shape(batched.shown, carry, step)
 
 
-def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
-    """Leaf by leaf, for one environment; works for typed keys too."""
-    return jax.tree.map(lambda a, b: jax.lax.select_n(condition, b, jnp.asarray(a, b.dtype)), yes, no)
-
-
-def _strong(tree: Any) -> Any:
-    """Without weak types, which would compile the step a second time."""
-    return jax.tree.map(lambda x: x if _is_key(x) else jax.lax.convert_element_type(x, x.dtype), tree)
-
-
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+def _show(batched: Batched, carry: EnvCarry, step: Step) -> tuple[Step, Told]:
+    step = batched.shown(carry, step)
+    return step, batched.told(carry, step)
 
 
 def _keys_to_numbers(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
+    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
 
 
 def _numbers_to_keys(tree: Any, like: Any) -> Any:
-    return jax.tree.map(lambda x, y: jax.random.wrap_key_data(x) if _is_key(y) else x, tree, like)
+    return jax.tree.map(lambda x, y: jax.random.wrap_key_data(x) if is_key(y) else x, tree, like)
 
 
 def _shapes(tree: Any) -> tuple[Any, list[tuple[tuple[int, ...], np.dtype]]]:

@@ -1,4 +1,4 @@
-"""The only user of EnvPool: a synchronous pool behind the turns and checks of CheckedEnv.
+"""EnvPool: a synchronous pool behind the turns and checks of CheckedEnv.
 
 Imported lazily by `envs.make`, because importing envpool takes seconds.
 

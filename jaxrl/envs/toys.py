@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxrl.envs.base import State
+from jaxrl.envs.base import Plain, State
 from jaxrl.types import ArraySpec, Continuous, Discrete, Key, Spaces
 
 
@@ -24,7 +24,7 @@ class ClockState:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Clock:
+class Clock(Plain):
     """An observation that is its own clock. Three actions, all without effect.
 
     obs: {"count": f32 [1], "image": u8 [size, size, channels]}. The picture is one colour: red is
@@ -61,18 +61,21 @@ class Clock:
         return self._show(clock, clock_reward(clock.count))
 
     def _show(self, clock: ClockState, reward: jax.Array) -> State:
-        red = clock.count % 256
-        colour = red[None] if self.gray else jnp.stack([red, clock.count // 256, clock.tag])
-        image = jnp.broadcast_to(colour.astype(jnp.uint8), (self.size, self.size, colour.size))
         done = clock.count >= clock.length
         return State(
             data=clock,
-            obs={"count": clock.count[None].astype(jnp.float32), "image": image},
+            obs={"count": clock.count[None].astype(jnp.float32)},
             reward=reward,
             done=done.astype(jnp.float32),
             metrics={},
             info={"truncation": (done & ~clock.terminates).astype(jnp.float32)},
         )
+
+    def pictures(self, state: State) -> dict[str, jax.Array]:
+        clock = state.data
+        red = clock.count % 256
+        colour = red[None] if self.gray else jnp.stack([red, clock.count // 256, clock.tag])
+        return {"image": jnp.broadcast_to(colour.astype(jnp.uint8), (self.size, self.size, colour.size))}
 
 
 def clock_reward(count: jax.Array) -> jax.Array:
@@ -89,7 +92,7 @@ class ReachState:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reach:
+class Reach(Plain):
     """A point with mass and friction in a box, pushed to a goal that it sees.
 
         v' = 0.5 v + 0.1 a,   x' = clip(x + v', -1, 1),   reward = exp(-|x' - goal| / 0.2)

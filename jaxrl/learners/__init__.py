@@ -1,10 +1,10 @@
 """Algorithms: bundles of pure functions (jaxrl.types.Learner), by name."""
 
 from jaxrl.config import Config
-from jaxrl.learners import dreamer, uniform
+from jaxrl.learners import dreamer, drq, uniform
 from jaxrl.types import Learner, Spaces
 
-LEARNERS = {"dreamer": dreamer.make, "random": uniform.make}
+LEARNERS = {"dreamer": dreamer.make, "drq": drq.make, "random": uniform.make}
 
 
 def make(config: Config, spaces: Spaces) -> Learner:

@@ -37,11 +37,13 @@ def encode_row(row: Row) -> str:
 
 def encode_score(row: ScoreRow) -> str:
     """One line without its newline; the field names tell training and evaluation apart."""
+    success = {} if row.success is None else {f"{row.kind}/success": row.success}
     return _strict(
         {
             "step": row.step,
             f"{row.kind}/score": row.score,
             f"{row.kind}/length": row.length,
+            **success,
             "env": row.env,
             "episode": row.episode,
         }
@@ -171,7 +173,7 @@ def last_episodes(path: Path, count: int) -> list[ScoreRow]:
             for line in file:
                 if b'"episode/score"' in line:
                     row = json.loads(line)
-                    score = row["episode/score"]
+                    score, success = row["episode/score"], row.get("episode/success")
                     found.append(
                         ScoreRow(
                             step=row["step"],
@@ -180,6 +182,7 @@ def last_episodes(path: Path, count: int) -> list[ScoreRow]:
                             length=row["episode/length"],
                             env=row["env"],
                             episode=row["episode"],
+                            success=None if success is None else bool(success),
                         )
                     )
     return list(found)

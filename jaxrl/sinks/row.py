@@ -32,6 +32,7 @@ class ScoreRow:
     length: int  # agent_steps
     env: int  # index of the environment
     episode: int  # running number within its kind
+    success: bool | None = None  # None: the task does not define it
 
 
 @dataclasses.dataclass(frozen=True)

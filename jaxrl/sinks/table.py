@@ -23,7 +23,7 @@ NAMES = {
     "episode/success": "rollout/success_rate",
     "eval_episode/avg_score": "eval/mean_reward",
     "eval_episode/length": "eval/mean_ep_length",
-    "eval_episode/success": "eval/success_rate",
+    "eval_episode/success_rate": "eval/success_rate",
 }
 
 # What is shown when nobody has chosen: about two dozen lines, matched like any other filter.

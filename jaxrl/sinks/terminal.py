@@ -106,6 +106,8 @@ class PlainTerminal(Sink):
             count = len(self._episodes)
             values["episode/score"] = sum(x.score for x in self._episodes) / count
             values["episode/length"] = sum(x.length for x in self._episodes) / count
+        if judged := [x.success for x in self._episodes if x.success is not None]:
+            values["episode/success"] = sum(judged) / len(judged)
         return values
 
     def _show(self, row: Row) -> None:

@@ -8,10 +8,13 @@ Arrays are written in the background into a folder that is renamed when it is co
 then refuses numbers that are not finite, adds the manifest (only now it is a checkpoint), logs it, and
 removes what is not kept any longer: in this order, so that the process may die anywhere and nothing is lost.
 A step that is saved again, by a run that went on from an older one, gets the name <step>.2 and so on.
+
+A run that goes back to an older step takes back what it did after it. Best and periodic checkpoints of those
+steps are renamed to <step>.undone, for they are of another history; each is removed when this one has come
+by its step, or has a best that is as good.
 """
 
 import dataclasses
-import math
 import pathlib
 import queue
 import shutil
@@ -26,6 +29,7 @@ import numpy as np
 from jaxrl import checkpoint, manifest
 from jaxrl.exits import NoCheckpoint
 from jaxrl.faults import Faults
+from jaxrl.rundir import unused
 from jaxrl.stores.log import Log, entry, place
 from jaxrl.stores.shelf import (
     BEST,
@@ -33,19 +37,34 @@ from jaxrl.stores.shelf import (
     PERIODIC,
     STORES,
     Checkpoint,
+    Rank,
+    by_worth,
     checkpoints,
     find,
     folders,
     intact,
+    is_outdone,
     numbers,
-    order,
+    rank_of,
     search,
     set_aside,
+    shown,
     told,
-    unused,
+    undone,
 )
 
-__all__ = ["BEST", "LATEST", "PERIODIC", "STORES", "Checkpoint", "Outcome", "Stores", "find"]
+__all__ = [
+    "BEST",
+    "LATEST",
+    "PERIODIC",
+    "STORES",
+    "Checkpoint",
+    "Outcome",
+    "Rank",
+    "Stores",
+    "find",
+    "rank_of",
+]
 LOG, ROWS = "checkpoint_log.jsonl", ("metrics.jsonl", "scores.jsonl")
 
 
@@ -56,7 +75,7 @@ class Outcome:
     store: str
     step: int
     failure: str | None = None  # one line; None if it is a checkpoint now
-    not_finite: str | None = None  # the first array that was not, which is why it is none
+    not_finite: tuple[str, ...] = ()  # the arrays that were not, which is why it is none
     remark: str | None = None  # it is a checkpoint, but this went wrong after that
 
 
@@ -83,12 +102,12 @@ class Stores:
         self._pending = 0  # saves whose outcome was not taken yet
         self._newest: dict[str, int] = {}  # step that was begun last, by store
         self._thread: threading.Thread | None = None
-        self.best_score: float | None = None  # the highest in the store of the best; None: it is empty
+        self.best: Rank | None = None  # of the best; None: there is none
 
     def recover(self) -> tuple[Checkpoint | None, list[str]]:
-        """The checkpoint to go on from, None in a new run; and lines about what was found damaged.
+        """The checkpoint to go on from, None in a new run; and lines about what was set aside.
 
-        Half-written folders are removed, damaged checkpoints renamed, the log completed.
+        Half-written folders are removed, damaged and undone checkpoints renamed, the log completed.
 
         Raises:
           NoCheckpoint: if there were checkpoints and none of them is intact. Nothing is touched then.
@@ -106,19 +125,32 @@ class Stores:
             )
         for folder, why in damaged.items():
             if folder.exists():
-                set_aside(folder)
+                set_aside(folder, "damaged")
             self._log.add({"event": "quarantined", **place(folder), "why": why})
-        self._tidy(saved)
+        remarks = told(damaged, found) + (self._undo(found.step) if found else [])
+        self._tidy(self._log.saved())
         if found and found.manifest["counters"].get("settled", found.step) == found.step:
             self._newest[found.store] = found.step  # nothing that it lacks can happen at its step
-        self.best_score = self._stored_best()
-        return found, told(damaged, found)
+        self.best = self._stored_best()
+        return found, remarks
+
+    def _undo(self, step: int) -> list[str]:
+        """Sets aside the checkpoints of a future that does not come: those beyond where the run goes on."""
+        gone = []
+        for store in (BEST, PERIODIC):
+            home = self._run / "checkpoints" / store
+            beyond = (x.folder for x in checkpoints(home) if x.step > step)
+            for folder in sorted(beyond, key=numbers):
+                self._log.add({"event": "undone", **place(folder), "why": f"the run went back to {step}"})
+                set_aside(folder, "undone")
+                gone.append(shown(folder))
+        what = f"{', '.join(gone)}: beyond step {step:,}, which the run goes back to, so renamed to .undone"
+        return [what] if gone else []
 
     def _damaged_others(self, known: Container[pathlib.Path]) -> Iterator[tuple[pathlib.Path, str]]:
         """The best and the newest lasting checkpoint, if damaged: nobody else looks before they are used."""
         for store in (BEST, PERIODIC):
-            there = sorted(checkpoints(self._run / "checkpoints" / store), key=order(store))
-            for made in there[-1:]:
+            for made in by_worth(store, checkpoints(self._run / "checkpoints" / store))[-1:]:
                 if made.folder not in known:
                     try:
                         intact(made.folder)
@@ -152,7 +184,7 @@ class Stores:
         Args:
           step: env_steps, its name.
           arrays: by name, on devices and on the host.
-          facts: for the manifest; its score, if finite, decides which is best.
+          facts: for the manifest; its rank decides which is best.
           finite: names, and on a device for each of them whether all of its numbers are finite.
 
         Returns:
@@ -164,7 +196,7 @@ class Stores:
         if self._newest.get(store) == step:
             return False
         began = time.monotonic()
-        folder = unused(self._run / "checkpoints" / store / str(step))
+        folder = unused(self._run / "checkpoints" / store / str(step), ".")
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._faults.at("save")
         try:
@@ -177,7 +209,7 @@ class Stores:
             self._thread.start()
         self._newest[store] = step
         if store == BEST:
-            self.best_score = facts["score"] if facts["score"] is not None else -math.inf
+            self.best = rank_of(facts)
         self._pending += 1
         self._saves.put(Save(folder, response, facts | {"store": store, "step": step}, finite, began))
         return True
@@ -200,7 +232,7 @@ class Stores:
             if outcome.failure and self._newest.get(outcome.store) == outcome.step:
                 del self._newest[outcome.store]
             if outcome.failure and outcome.store == BEST:
-                self.best_score = self._stored_best()
+                self.best = self._stored_best()
             found.append(outcome)
         return found
 
@@ -211,9 +243,9 @@ class Stores:
             self._thread.join(seconds)
             self._thread = None
 
-    def _stored_best(self) -> float | None:
-        kept = checkpoints(self._run / "checkpoints" / BEST)
-        return max((x.score for x in kept), default=None)
+    def _stored_best(self) -> Rank | None:
+        kept = by_worth(BEST, checkpoints(self._run / "checkpoints" / BEST))
+        return kept[-1].rank if kept else None
 
     # The keeper.
 
@@ -226,7 +258,7 @@ class Stores:
                 self._record(made, round(time.monotonic() - save.began, 3))
                 outcome = Outcome(store, step)
             except Refused as error:
-                outcome = Outcome(store, step, f"{error.args[0]} is not finite", not_finite=error.args[0])
+                outcome = Outcome(store, step, f"{error.args[0]} is not finite", not_finite=error.args)
             except BaseException as error:  # SystemExit too: nobody would hear of a keeper that has ended
                 why = checkpoint.reason(error)
                 # From its manifest on it is a checkpoint; the next start does what was left undone.
@@ -240,7 +272,7 @@ class Stores:
         if save.finite:
             names, finite = save.finite
             if bad := [name for name, good in zip(names, np.asarray(finite), strict=True) if not good]:
-                raise Refused(bad[0])
+                raise Refused(*bad)
         self._faults.at("commit")
         for name in ROWS:  # which it counts on, after a power cut, too
             if (self._run / name).exists():
@@ -251,15 +283,24 @@ class Stores:
         """Logs a new checkpoint, and removes what it replaces."""
         self._faults.at("manifest")
         self._log.add(entry(made, seconds))
-        self._prune(made.store)
+        self._prune(made.store, made)
 
-    def _prune(self, store: str) -> None:
-        """Removes checkpoints that are not kept. The log says so first, the manifest goes next."""
-        there = sorted(checkpoints(self._run / "checkpoints" / store), key=order(store))
+    def _prune(self, store: str, made: Checkpoint | None = None) -> None:
+        """Removes checkpoints that are not kept. The log says so first, the manifest goes next.
+
+        Args:
+          made: has just been saved. It goes only where a better one is there.
+        """
+        home = self._run / "checkpoints" / store
+        there = by_worth(store, checkpoints(home))
         again = {x.step: x for x in sorted(there, key=lambda x: numbers(x.folder))}
         kept = [x for x in there if again[x.step] is x]  # of a step that was saved again, the newer one
         kept = kept[-self._keep[store] :]  # all, if it is 0
-        for old in (x for x in there if x not in kept):
+        if made and store != BEST:
+            kept += [x for x in there if x.folder == made.folder and x not in kept]
+        others = list(undone(home))
+        outdone = [x for x in others if is_outdone(x, kept, others)]
+        for old in (*(x for x in there if x not in kept), *outdone):
             self._log.add({"event": "removed", **place(old.folder)})
             gone = old.folder.with_name(old.folder.name + ".removed")
             old.folder.rename(gone)
@@ -267,4 +308,4 @@ class Stores:
 
 
 class Refused(Exception):
-    """A save that must not become a checkpoint; the name of the array that is why."""
+    """A save that must not become a checkpoint; the names of the arrays that are why."""

@@ -4,14 +4,46 @@ import dataclasses
 import math
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxrl import manifest
 from jaxrl.exits import NoCheckpoint
+from jaxrl.rundir import unused
 
 LATEST, BEST, PERIODIC = STORES = ("latest", "best", "periodic")
 NAME = re.compile(r"(\d{1,15})(?:\.(\d{1,6}))?")
+UNDONE = re.compile(r"\.undone\d*$")  # behind the name of one whose step the run has taken back
+
+
+@dataclasses.dataclass(frozen=True)
+class Rank:
+    """How good an evaluation was: of two, the first value that differs decides."""
+
+    names: tuple[str, ...]  # of the metrics
+    values: tuple[float, ...]  # minus infinity for what is no number
+
+    @classmethod
+    def of(cls, scalars: Mapping[str, float], names: Sequence[str]) -> "Rank":
+        values = [float(scalars[name]) for name in names]
+        return cls(tuple(names), tuple(-math.inf if math.isnan(x) else x for x in values))
+
+    def beats(self, other: "Rank | None") -> bool:
+        """Of two equal ones the newer is the better; what other metrics say is not compared with."""
+        return other is None or self.names != other.names or self.values >= other.values
+
+    def plain(self) -> list[tuple[str, float | None]]:
+        """For a manifest."""
+        found = zip(self.names, self.values, strict=True)
+        return [(name, x if math.isfinite(x) else None) for name, x in found]
+
+
+def rank_of(facts: Mapping[str, Any]) -> Rank:
+    """What a manifest says of the evaluation at its step; minus infinity if there was none."""
+    pairs = facts.get("rank")
+    if pairs is None:  # an earlier version kept one number
+        pairs = [(facts.get("config", {}).get("checkpoint.best_metric", ""), facts["score"])]
+    return Rank(tuple(k for k, _ in pairs), tuple(-math.inf if x is None else x for _, x in pairs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,19 +68,33 @@ class Checkpoint:
         score = self.manifest["score"]
         return -math.inf if score is None else score
 
+    @property
+    def rank(self) -> Rank:
+        return rank_of(self.manifest)
 
-def order(store: str) -> Callable[[Checkpoint], Any]:
-    """What sorts the checkpoints of a store, the one that is kept longest last."""
-    if store == BEST:
-        return lambda x: (x.score, *numbers(x.folder))
-    return lambda x: numbers(x.folder)
+
+def by_worth(store: str, there: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """Checkpoints of a store, the one that is kept longest last.
+
+    Of the best, those that were judged by the metrics that are in use now, as the newest one tells.
+    """
+    there = sorted(there, key=lambda x: numbers(x.folder))
+    if store != BEST or not there:
+        return there
+    names = there[-1].rank.names
+    return sorted(there, key=lambda x: (x.rank.names == names, x.rank.values, numbers(x.folder)))
 
 
 def numbers(folder: pathlib.Path) -> tuple[int, int]:
     """(step, how many times it was saved) of a checkpoint's name."""
-    found = NAME.fullmatch(folder.name)
+    found = NAME.fullmatch(UNDONE.sub("", folder.name))
     assert found
     return int(found[1]), int(found[2] or 1)
+
+
+def is_name(name: str) -> bool:
+    """Whether a folder in a store is a checkpoint, or was one until its step was undone."""
+    return bool(NAME.fullmatch(UNDONE.sub("", name)))
 
 
 def folders(store: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -61,9 +107,15 @@ def is_store(path: pathlib.Path) -> bool:
     return path.name in STORES and path.parent.name == "checkpoints"
 
 
+def shown(folder: pathlib.Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"
+
+
 def told(damaged: dict[pathlib.Path, str], found: Checkpoint | None) -> list[str]:
     """Lines about checkpoints that are damaged, and what is used instead."""
-    instead = f"; using {found.store}/{found.folder.name}" if found else ""
+    instead = f"; using {shown(found.folder)}" if found else ""
+    if found and found.store != LATEST:
+        instead += ", which has no replay"
     return [f"checkpoint {x.parent.name}/{x.name} is damaged: {why}{instead}" for x, why in damaged.items()]
 
 
@@ -76,6 +128,31 @@ def checkpoints(store: pathlib.Path) -> Iterator[Checkpoint]:
             continue
 
 
+def undone(store: pathlib.Path) -> Iterator[Checkpoint]:
+    """Those of a store that belong to no history any more."""
+    for folder in store.glob("*.undone*"):
+        try:
+            if is_name(folder.name):
+                yield Checkpoint(folder, manifest.read(folder))
+        except (manifest.Damaged, manifest.TooNew):
+            continue
+
+
+def is_outdone(old: Checkpoint, there: Iterable[Checkpoint], others: Iterable[Checkpoint]) -> bool:
+    """Whether nobody can want an undone checkpoint any more.
+
+    The run has come by again, or of the best has done as well again; or another undone best was better.
+
+    Args:
+      there: of its store, of this history.
+      others: of its store, undone.
+    """
+    if old.store != BEST:
+        return any(x.step == old.step for x in there)
+    rivals = [*there, *(x for x in others if (x.rank.values, x.folder) > (old.rank.values, old.folder))]
+    return any(x.rank.names == old.rank.names and x.rank.beats(old.rank) for x in rivals)
+
+
 def intact(folder: pathlib.Path) -> Checkpoint:
     """The checkpoint of a folder, every byte of it compared. Raises Damaged or TooNew."""
     told = manifest.verify(folder)
@@ -84,23 +161,9 @@ def intact(folder: pathlib.Path) -> Checkpoint:
     return Checkpoint(folder, told)
 
 
-def unused(folder: pathlib.Path) -> pathlib.Path:
-    """The first of folder, folder.2, folder.3 ... that does not exist."""
-    path, number = folder, 1
-    while path.exists():
-        number += 1
-        path = folder.with_name(f"{folder.name}.{number}")
-    return path
-
-
-def set_aside(folder: pathlib.Path) -> pathlib.Path:
-    """Renames a damaged checkpoint, so that nothing takes it for one; it is never removed."""
-    aside, number = folder.with_name(folder.name + ".damaged"), 1
-    while aside.exists():
-        number += 1
-        aside = folder.with_name(f"{folder.name}.damaged{number}")
-    folder.rename(aside)
-    return aside
+def set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
+    """Renames a checkpoint that is "damaged" or "undone", so that nothing takes it for one."""
+    return folder.rename(unused(folder.with_name(f"{folder.name}.{why}"), ""))
 
 
 def search(
@@ -137,7 +200,7 @@ def find(path: pathlib.Path) -> Checkpoint:
       NoCheckpoint: if there is none, or the one that is named is damaged.
     """
     path = path.expanduser().resolve()
-    if NAME.fullmatch(path.name) and is_store(path.parent) and path.is_dir():
+    if is_name(path.name) and is_store(path.parent) and path.is_dir():
         try:
             return intact(path)
         except (manifest.Damaged, manifest.TooNew, OSError) as error:

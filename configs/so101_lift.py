@@ -1,0 +1,49 @@
+"""The SO-101 arm learns to grasp a cube and lift it, from a wrist camera, a front camera and its joints.
+
+Run:     python -m jaxrl.train --config=so101_lift
+Expect:  not yet run to its end on an accelerator here.
+Small:   --env.observe=state --env.stage=1 --env.num_envs=16 --batch_size=128 --train_ratio=64 --opt.lr=1e-3
+         --steps=200_000 --eval_every=20_000 --eval_eps=20 --warmup=2_000 --drq.random_steps=2_000
+         --drq.noise_steps=40_000 --replay.capacity=100_000
+
+A success is a cube that is held in the gripper, more than 8 cm above the table, for 10 control steps. The
+policy never sees where the cube is, but with --env.observe=state, which learns without pixels.
+"""
+
+from jaxrl.config import Config, DrqConfig, EnvConfig, EvalConfig, OptConfig, ReplayConfig
+
+config = Config(
+    agent="drq",
+    task="mjx_so101_lift",
+    steps=1_000_000,  # env_steps; own choice: pick-101 needed 800,000
+    batch_size=256,  # DrQ-v2 config.yaml
+    train_ratio=128.0,  # DrQ-v2: one update of 256 per 2 agent_steps
+    warmup=4_000,  # agent_steps; own choice
+    log_every=6_400,  # own choice
+    eval_every=64_000,  # own choice
+    eval_eps=40,  # own choice: a success rate to 2.5 %
+    env=EnvConfig(
+        num_envs=32,  # own choice: 16 updates follow each step of all of them
+        action_repeat=2,  # pick-101
+        size=84,  # DrQ-v2, pick-101
+        stage=3,  # pick-101: the gripper begins open, 3 cm above the cube
+    ),
+    drq=DrqConfig(
+        random_steps=4_000,  # agent_steps; own choice
+        noise_steps=250_000,  # agent_steps; own choice: half of the run
+        hidden=256,  # pick-101
+    ),
+    opt=OptConfig(
+        name="adam",  # DrQ-v2
+        lr=1e-4,  # DrQ-v2 config.yaml
+        agc=0.0,  # DrQ-v2 clips nothing
+        eps=1e-8,  # torch's default
+        warmup=0,  # DrQ-v2
+    ),
+    replay=ReplayConfig(
+        capacity=200_000,  # agent_steps; own choice, 8.5 GB with two cameras; pick-101 had 100,000
+    ),
+    eval=EvalConfig(
+        mode="mode",  # DrQ-v2: the mean action
+    ),
+)

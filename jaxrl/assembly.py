@@ -1,0 +1,125 @@
+"""Puts a run together from its config: which learner, which feed, and where the environments step."""
+
+import concurrent.futures
+
+import jax
+
+from jaxrl import learners, plan, runtime
+from jaxrl.config import Config, ConfigError
+from jaxrl.envs.base import CheckedEnv
+from jaxrl.envs.batch import Batched
+from jaxrl.envs.hosted import Hosted
+from jaxrl.evaluation import eval_envs
+from jaxrl.feeds.replay import Replay
+from jaxrl.feeds.ring import check_budget
+from jaxrl.feeds.transitions import TransitionReplay
+from jaxrl.parts import Feed, Parts
+from jaxrl.programs import Programs
+from jaxrl.runtime import Machine
+from jaxrl.saving import Saved
+from jaxrl.types import Learner, Spaces
+
+
+def assemble(config: Config, machine: Machine, env: CheckedEnv, saved: Saved | None = None) -> Parts:
+    """Learner, replay and key; nothing is allocated.
+
+    Args:
+      config: without "auto".
+      saved: the checkpoint that the run continues from.
+
+    Raises:
+      ConfigError: if replay does not fit its budget, or the environments cannot step where they should.
+    """
+    learner = learners.make(config, env.spaces)
+    smallest = feed_of(config, learner, env.spaces, 1).window
+    share = config.replay.holdout if learner.validate else 0.0
+    rows = max(plan.ring_rows(config), saved.rows if saved else 0) if learner.update else smallest
+    # Sized by the share, which chance may exceed: it can wrap early, and a ring that has wrapped cannot grow.
+    held_rows = (saved.held_rows if saved else 0) or max(smallest, int(rows * share) + 1)
+    replay = feed_of(config, learner, env.spaces, rows)
+    held = feed_of(config, learner, env.spaces, held_rows, online=False) if share else None
+    budget = int(config.replay.budget_gb * 1e9) or machine.memory // 2
+    check_budget(replay, held.nbytes if held else 0, budget, config.replay.placement)
+    key = jax.device_put(jax.random.key(config.seed), machine.learner)
+    return Parts(
+        config=config,
+        learner=learner,
+        replay=replay,
+        held=held,
+        batched=batched_of(config, env),
+        machine=machine,
+        eval_envs=eval_envs(config),
+        key=key,
+    )
+
+
+def feed_of(config: Config, learner: Learner, spaces: Spaces, rows: int, online: bool | None = None) -> Feed:
+    """Replay with room for `rows` of each environment, of what the learner takes."""
+    sizes = dict(
+        spaces=spaces,
+        latents=jax.eval_shape(learner.latent_zeros),
+        streams=config.env.num_envs,
+        rows=rows,
+        batch=config.batch_size,
+    )
+    if learner.horizon:
+        return TransitionReplay(**sizes, horizon=learner.horizon)
+    return Replay(
+        **sizes,
+        length=config.batch_length,
+        context=learner.context,
+        online=config.replay.online if online is None else online,
+    )
+
+
+def compiled(parts: Parts, env: CheckedEnv) -> Programs:
+    """The programs of a run, and of its environments if they are JAX programs too.
+
+    Raises:
+      ConfigError: if one of them needs more memory than there is.
+    """
+    config, there = parts.config, runtime.device_memory(parts.machine.learner)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        job = pool.submit(lambda: env.programs.nbytes if isinstance(env, Hosted) else 0)
+        programs = Programs(parts)
+        need = job.result()
+    name, program = max(programs.compiled.items(), key=lambda item: item[1].temp_bytes)
+    if program.temp_bytes > there:
+        raise ConfigError(
+            f"batch_size={config.batch_size}, batch_length={config.batch_length}: {name} needs "
+            f"{program.temp_bytes / 1e9:.1f} GB and the {parts.machine.platform} has {there / 1e9:.1f} GB; "
+            "lower them, --env.num_envs or --model.size"
+        )
+    there -= parts.replay.nbytes if config.replay.placement == "device" else 0
+    if need > there:
+        fits = config.env.num_envs * max(0, there) // need
+        remedy = f"--env.num_envs={fits}" if fits else "a smaller --replay.capacity or --env.size"
+        raise ConfigError(
+            f"env.num_envs={config.env.num_envs}: a step of them needs {need / 1e9:.1f} GB and beside replay "
+            f"{there / 1e9:.1f} GB are left; use {remedy}"
+        )
+    return programs
+
+
+def batched_of(config: Config, env: CheckedEnv) -> Batched | None:
+    """The environments, if the loop is to be on the device with them; None: their rows come to the host.
+
+    Raises:
+      ConfigError: env.placement=device together with what needs the rows on the host.
+    """
+    wish = config.env.placement
+    needs = {
+        "replay.holdout": config.replay.holdout > 0,
+        "replay.save_episodes": config.replay.save_episodes,
+        "replay.placement": config.replay.placement == "host",
+        "overlap": config.overlap,
+    }
+    need = next((name for name, needed in needs.items() if needed), None)
+    if wish == "device":
+        why = f"{need} needs every row on the host" if need else f"{config.task} steps on the host"
+        if need or not isinstance(env, Hosted):
+            raise ConfigError(f"env.placement=device: {why}; use --env.placement=auto")
+    physics = isinstance(env, Hosted) and env.batched.env.is_physics
+    if isinstance(env, Hosted) and (wish == "device" or (wish == "auto" and physics and not need)):
+        return env.batched
+    return None

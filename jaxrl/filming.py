@@ -1,0 +1,148 @@
+"""Films an evaluation's environment 0, and writes the video: at once, or in a thread beside a run."""
+
+import dataclasses
+import math
+import pathlib
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxrl import videos
+from jaxrl.envs.base import CheckedEnv
+from jaxrl.envs.film import Reel
+from jaxrl.tracker import Finished
+from jaxrl.types import Step
+
+MOST = 1_000  # frames of a video
+FASTEST = 30  # frames per second; of faster steps some are left out
+UNKNOWN = 0.1  # seconds of a step of which the task does not say how long it is
+HOLD_S = 0.7  # for which the last frame of an episode stays
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """What is told of a row."""
+
+    episode: int
+    step: int  # agent_steps since its start
+    score: float
+    is_over: bool
+    success: bool | None  # of an episode that is over
+
+    def text(self, speed: int) -> str:
+        parts = [f"episode {self.episode + 1}", f"step {self.step}", f"return {self.score:.2f}"]
+        if self.is_over:
+            parts.append({None: "end", True: "SUCCESS", False: "no success"}[self.success])
+        return "   ".join([*parts, *([f"{speed}x speed"] if speed > 1 else [])])
+
+
+class Film:
+    """A watcher of `evaluation.play`: keeps what the video of the first episodes of environment 0 needs."""
+
+    def __init__(self, reel: Reel, episodes: int = 1):
+        self._reel, self._left = reel, episodes
+        self._seconds = reel.seconds or UNKNOWN
+        self._every = max(1, math.ceil(1 / self._seconds / FASTEST))  # rows of a frame, at true speed
+        self._stride = self._every
+        self._rows = self._step = self._episode = 0
+        self._score = 0.0
+        self._shots: list[tuple[int, Any, Caption]] = []
+
+    def row(self, env: CheckedEnv, step: Step, found: Sequence[Finished]) -> None:
+        del found
+        if not self._left:
+            return
+        outcome = env.outcome
+        is_over, success = bool(outcome.is_over[0]), outcome.success
+        self._score += float(outcome.reward[0])
+        caption = Caption(
+            episode=self._episode,
+            step=self._step,
+            score=self._score,
+            is_over=is_over,
+            success=None if success is None else bool(success[0]),
+        )
+        shot = self._reel.take(env, step)
+        if self._rows % self._stride == 0 or is_over:
+            self._shots.append((self._rows, shot, caption))
+        if len(self._shots) > MOST:
+            self._stride *= 2
+            self._shots = [x for x in self._shots if x[0] % self._stride == 0 or x[2].is_over]
+        self._rows += 1
+        self._step += 1
+        if is_over:
+            self._left -= 1
+            self._episode, self._step, self._score = self._episode + 1, 0, 0.0
+
+    def acts(self, action: np.ndarray) -> None:
+        if self._left:
+            self._reel.acts(action)
+
+    def develop(self, path: pathlib.Path) -> str:
+        """Draws and writes the video; a line about it.
+
+        Args:
+          path: without suffix.
+
+        Raises:
+          OSError: the disk.
+        """
+        speed, rate = self._stride // self._every, 1 / (self._seconds * self._every)
+        written, why = videos.write(path, self._frames(speed, rate), rate)
+        remarks = [why, self._reel.remark] + ([f"{speed} times as fast as it was"] if speed > 1 else [])
+        if self._reel.seconds is None:
+            remarks.append(f"{1 / UNKNOWN:g} steps a second: the task does not say how long one is")
+        told = "; ".join(x for x in remarks if x)
+        return f"video {written}" + (f" ({told})" if told else "")
+
+    def _frames(self, speed: int, rate: float) -> Iterator[np.ndarray]:
+        pictures = self._reel.draw([shot for _, shot, _ in self._shots])
+        for shown, (_, _, caption) in zip(pictures, self._shots, strict=True):
+            frame = videos.sheet(shown, caption.text(speed))
+            yield from [frame] * (1 + round(HOLD_S * rate) * caption.is_over)
+
+    def close(self) -> None:
+        self._reel.close()
+
+
+class Projector:
+    """Writes films in a thread, one at a time, and never fails the run: what goes wrong is said in a line."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
+        self._films: queue.SimpleQueue[tuple[Film, pathlib.Path] | None] = queue.SimpleQueue()
+        self._busy = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def show(self, film: Film, path: pathlib.Path) -> None:
+        """Begins to write a video; while another one is being written, there is none."""
+        if self._busy.is_set():
+            self._say(f"no video {path.name}: the one before is not written yet; raise --video_every")
+            return film.close()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="projector", daemon=True)
+            self._thread.start()
+        self._busy.set()
+        self._films.put((film, path))
+
+    def close(self, seconds: float = 120.0) -> None:
+        """Waits for the last video, at most so long."""
+        if self._thread is not None:
+            self._films.put(None)
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                self._say(f"a video was given up: it was not written within {seconds:g} s")
+
+    def _work(self) -> None:
+        while (job := self._films.get()) is not None:
+            film, path = job
+            try:
+                self._say(film.develop(path))
+            except Exception as error:  # whatever it is, the run goes on
+                self._say(f"no video {path.name}: {type(error).__name__}: {str(error).splitlines()[:1]}")
+            finally:
+                film.close()
+                self._busy.clear()

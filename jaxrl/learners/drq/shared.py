@@ -1,0 +1,146 @@
+"""What both learners have in common: state, frames shown together, augmentation, schedule, averages, skips.
+
+A decision sees the newest `drq.stack` frames of an environment; acting remembers them, replay puts them
+together anew. Steps of schedules are agent_steps of all environments together.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+from jaxrl.config import Config, DrqConfig
+from jaxrl.learners.dreamer.learner import by_path
+from jaxrl.learners.optimizer import OptState, learning_rate
+from jaxrl.metrics import Last, Mean, Sum
+from jaxrl.ops.augment import random_intensity, random_shift
+from jaxrl.types import Key, Metrics, Params, Spaces, Step, Transitions, UpdateOutput
+
+
+@struct.dataclass(kw_only=True)
+class DrqState:
+    params: Params  # f32, by network
+    target: Params  # averages of those networks of `params` that targets are made with
+    opt: dict[str, OptState]  # by what each of them minimises
+
+
+@struct.dataclass(kw_only=True)
+class DrqCarry:
+    frames: dict[str, jax.Array]  # of each camera [N, h, w, stack * c] u8, oldest first
+    agent_steps: jax.Array  # [N] i32, decisions of each environment so far; episodes do not reset it
+
+
+@struct.dataclass(kw_only=True)
+class Learned:
+    """All that one update made, before it is known whether it may stay."""
+
+    state: DrqState
+    losses: dict[str, jax.Array]  # scalars
+    grads: Params  # by network
+    scalars: dict[str, jax.Array]  # means for metrics, by name
+    noise: jax.Array  # [] f32, exploration at this time
+
+
+Learn = Callable[[DrqState, Transitions, Key], Learned]
+
+
+def run(net: nn.Module, params: Params, *args: Any) -> Any:
+    """Applies a network to its own parameters."""
+    return net.apply({"params": params}, *args)
+
+
+def initial(net: nn.Module, key: Key, *args: Any) -> Params:
+    """A network's parameters at the start, {} if it has none."""
+    return net.init(key, *args).get("params", {})
+
+
+def initial_carry(spaces: Spaces, stack: int, n: int) -> DrqCarry:
+    shapes = {k: spec.shape for k, spec in spaces.obs.items() if spec.is_image}
+    frames = {k: jnp.zeros((n, h, w, stack * c), jnp.uint8) for k, (h, w, c) in shapes.items()}
+    return DrqCarry(frames=frames, agent_steps=jnp.zeros(n, jnp.int32))
+
+
+def see(carry: DrqCarry, step: Step) -> tuple[dict[str, jax.Array], DrqCarry]:
+    """What a decision sees, and the carry after it.
+
+    Args:
+      step: leaves [N, ...]; images are single frames. An episode's first frame stands for those before it.
+
+    Returns:
+      obs: images [N, h, w, stack * c], oldest first; vectors as they are.
+      carry: with these frames, one decision further on.
+    """
+    frames = {}
+    for name, old in carry.frames.items():
+        new = jnp.asarray(step.obs[name])
+        c = new.shape[-1]
+        first = jnp.asarray(step.is_first)[:, None, None, None]
+        past = jnp.where(first, jnp.tile(new, old.shape[-1] // c - 1), old[..., c:])
+        frames[name] = jnp.concatenate([past, new], -1)
+    obs = {k: jnp.asarray(x) for k, x in step.obs.items()} | frames
+    return obs, DrqCarry(frames=frames, agent_steps=carry.agent_steps + 1)
+
+
+def decided(carry: DrqCarry) -> jax.Array:
+    """[N] i32, agent_steps of all environments together before this decision."""
+    return carry.agent_steps * carry.agent_steps.shape[0]
+
+
+def linear(start: float, end: float, length: int, steps: jax.Array) -> jax.Array:
+    """From `start` at 0 steps to `end` at `length` and ever after, f32."""
+    share = jnp.clip(steps.astype(jnp.float32) / length, 0, 1)
+    return start + (end - start) * share
+
+
+def augmented(obs: dict[str, jax.Array], key: Key, drq: DrqConfig) -> dict[str, jax.Array]:
+    """Shifts images as bytes, then changes their brightness as floats if asked; each camera by itself."""
+    images = sorted(k for k, x in obs.items() if x.ndim == 4)
+    keys, found = jax.random.split(key, (max(1, len(images)), 2)), dict(obs)
+    for name, (key_shift, key_intensity) in zip(images, keys, strict=False):
+        x = random_shift(obs[name], key_shift, drq.shift)
+        if drq.intensity:
+            x = random_intensity(x.astype(jnp.float32), key_intensity, drq.intensity)
+        found[name] = x
+    return found
+
+
+def polyak(target: Params, params: Params, tau: float) -> Params:
+    """target + tau (params - target)."""
+    return jax.tree.map(lambda t, p: t + tau * (p - t), target, params)
+
+
+def update(learn: Learn, config: Config, state: DrqState, batch: Transitions, key: Key) -> UpdateOutput:
+    """What `learn` makes of a batch; nothing, but counted, if a loss or a gradient of it is not finite."""
+    learned = learn(state, batch, key)
+    numbers = [*learned.losses.values(), *(opt.grad_norm for opt in learned.state.opt.values())]
+    finite = jnp.isfinite(jnp.stack(numbers)).all()
+    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), learned.state, state)
+    critic = learned.state.opt["critic"]
+    means = {f"loss/{k}": x for k, x in learned.losses.items()} | learned.scalars
+    means |= {"opt/grad_norm": critic.grad_norm, "opt/update_rms": critic.update_rms}
+    metrics: Metrics = {f"train/{k}": Mean.of(x) for k, x in means.items()}
+    metrics["train/noise"] = Last.of(learned.noise)
+    metrics["train/opt/param_rms"] = Last.of(critic.param_rms)
+    metrics["train/opt/lr"] = Last.of(learning_rate(config.opt)(state.opt["critic"].count))
+    metrics["train/opt/skipped"] = Sum.of(1 - finite)
+    return UpdateOutput(state=new, metrics=metrics, latents=())
+
+
+def explain(learn: Learn, state: DrqState, batch: Transitions, key: Key) -> dict[str, jax.Array]:
+    """The numbers of an update by name, among them those that it would be skipped for."""
+    learned = learn(state, batch, key)
+    numbers = {f"loss/{name}": x for name, x in learned.losses.items()}
+    numbers |= {f"grad/{name}": x for name, x in by_path(learned.grads).items()}
+    return numbers | {f"param/{name}": x for name, x in by_path(state.params).items()}
+
+
+def descend(
+    optimizer: optax.GradientTransformation, grads: Params, opt: OptState, params: Params
+) -> tuple[Params, OptState]:
+    """One step of the optimiser."""
+    updates, opt = optimizer.update(grads, opt, params)  # pyright: ignore[reportAssignmentType]
+    return optax.apply_updates(params, updates), opt

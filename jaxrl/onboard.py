@@ -1,0 +1,124 @@
+"""Collecting with the environments on the device: nothing is waited for but what the host is told.
+
+The same functions in the same order as with environments on the host, so the same numbers; but the rows stay
+where they are, and what is told of them (reward, flags) comes to the host some rows later.
+"""
+
+import collections
+import dataclasses
+import time
+
+import jax
+import numpy as np
+
+from jaxrl.chunk import LONGEST, ChunkPlan, Moving
+from jaxrl.collect import Run, count_episodes, learn, ticked
+from jaxrl.envs.base import Outcome
+from jaxrl.envs.batch import Told
+from jaxrl.envs.hosted import Hosted
+from jaxrl.parts import loops
+from jaxrl.state import RunState
+from jaxrl.types import Params, Step
+
+AHEAD = 8  # single vector steps that the host may be ahead of the device
+CHUNK_S = 0.5  # seconds that a chunk should take: how long a stop may have to wait
+
+
+@dataclasses.dataclass(frozen=True)
+class Sent:
+    """Vector steps that were enqueued."""
+
+    told: Told  # leaves [M, N] of which the first `rows` count, or [N]
+    rows: int
+    env_steps: int  # clock before them
+
+
+def collect(
+    r: Run, state: RunState, step: Step, newest: Params, until: int, deadline: float
+) -> tuple[RunState, Step, Params]:
+    """As jaxrl.collect.collect; the row that comes back is on the device, as r.env has it."""
+    assert isinstance(r.env, Hosted)
+    del step  # the same as r.env.current
+    many, length = loops(r.parts), 8 if loops(r.parts) else 1
+    waiting: collections.deque[Sent] = collections.deque()
+    while state.counters.env_steps < until and not r.stop() and time.monotonic() < deadline:
+        r.faults.at("act")
+        before = state.counters.env_steps
+        rows = min(length, (until - before) // r.plan.clock.stride)
+        state, told = chunk(r, state, rows) if many else single(r, state, newest)
+        waiting.append(Sent(told, rows, before))
+        if len(waiting) > (1 if many else AHEAD):
+            began = time.monotonic()
+            state = heard(r, state, waiting.popleft())
+            if many:
+                length = adjusted(length, time.monotonic() - began)
+    while waiting:
+        state = heard(r, state, waiting.popleft())
+    return state, r.env.current[1], state.policy
+
+
+def adjusted(length: int, seconds: float) -> int:
+    """Rows of the next chunk, from how long the host waited for one."""
+    if seconds < CHUNK_S / 2:
+        return min(2 * length, LONGEST)
+    return max(1, length // 2) if seconds > 2 * CHUNK_S else length
+
+
+def single(r: Run, state: RunState, newest: Params) -> tuple[RunState, Told]:
+    """One vector step, in the programs that environments on the host use too."""
+    assert isinstance(r.env, Hosted)
+    _, step = r.env.current
+    with r.watch.phase("policy"):  # a CPU does much of what is enqueued at once
+        out, counter = r.programs.act(state.policy, state.carry, state.counter, step)
+        ring, _ = r.programs.insert((state.ring, None), step, out, None)
+    state, due = ticked(r, state.replace(carry=out.carry, counter=counter, ring=ring), nobody(r))
+    if due:
+        with r.watch.phase("update"):
+            state, _ = learn(r, state, newest, due)
+    with r.watch.phase("env"):
+        return state, r.env.advance(out.action)
+
+
+def chunk(r: Run, state: RunState, rows: int) -> tuple[RunState, Told]:
+    """Many vector steps, in one program."""
+    assert isinstance(r.env, Hosted)
+    names = "learner", "ring", "totals", "evidence", "policy", "carry", "counter"
+    env, step = r.env.current
+    moving = Moving(**{name: getattr(state, name) for name in names}, env=env, step=step)
+    before, due = state.counters, np.zeros(LONGEST, np.int32)
+    for i in range(rows):
+        state, due[i] = ticked(r, state, nobody(r))
+        updates = state.counters.updates + int(due[i])
+        state = state.replace(counters=state.counters.replace(updates=updates))
+    if due.any():
+        r.faults.at("learn")
+    plan = ChunkPlan(
+        rows=np.int32(rows),
+        done=np.int32(before.updates),
+        agent_steps=np.int32(before.env_steps // r.parts.config.env.action_repeat),
+        due=due,
+    )
+    moving, told = r.programs.run_chunk(moving, plan)
+    r.env.replace(moving.env, moving.step)
+    return state.replace(**{name: getattr(moving, name) for name in names}), told
+
+
+def nobody(r: Run) -> np.ndarray:
+    """No environment's rows are held out."""
+    return np.zeros(r.env.num_envs, bool)
+
+
+def heard(r: Run, state: RunState, sent: Sent) -> RunState:
+    """Counts the episodes of enqueued rows, once the device has come so far."""
+    assert isinstance(r.env, Hosted)
+    told = r.watch.wait("device", lambda: jax.device_get(sent.told))
+    reward, flags = (np.atleast_2d(x)[: sent.rows] for x in (told.reward, told.flags))
+    counts = r.env.batched.defines_success
+    for i in range(sent.rows):
+        first, last, success = (flags[i] & bit > 0 for bit in (1, 2, 4))
+        step = Step(obs={}, reward=reward[i], is_first=first, is_last=last, is_terminal=~last & last)
+        outcome = Outcome(reward[i], last, success if counts else None)
+        state = count_episodes(r, state, step, outcome, sent.env_steps + (i + 1) * r.plan.clock.stride)
+    done = sent.env_steps + sent.rows * r.plan.clock.stride
+    r.sinks.progress(done, r.plan.clock.steps, {"updates": state.counters.updates})
+    return state

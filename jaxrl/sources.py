@@ -1,0 +1,206 @@
+"""The programs of a run before compilation: what each computes, from which shapes, and what it donates."""
+
+import concurrent.futures
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl import keys, metrics
+from jaxrl.feeds.ring import row_of
+from jaxrl.ops.finite import all_finite, named_floats
+from jaxrl.parts import SKIPPED, Feed, Parts, batch_shapes, loops, shaped, step_shapes, with_streak
+from jaxrl.runtime import compiler_options
+from jaxrl.types import Array, Evidence, Key, Learner
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """One program: `call(*args)` runs it."""
+
+    call: Callable[..., Any]
+    seconds: float  # that its compilation took
+    temp_bytes: int  # its scratch memory, as the compiler states it
+    flops: float  # by the compiler's count, loop bodies once
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A program before compilation: function, shapes of its arguments, which of them are donated."""
+
+    function: Callable[..., Any]
+    shapes: tuple[Any, ...]
+    donate: tuple[int, ...] = ()
+
+
+def programs(parts: Parts, totals: Array, split: bool) -> dict[str, Source]:
+    """All programs that the parts need; the slowest to compile first."""
+    learner, replay, config = parts.learner, parts.replay, parts.config
+    home, store = parts.machine.learner, parts.machine.replay
+    key = shaped(jax.eval_shape(lambda: parts.key), home)
+    key_store = shaped(key, store)
+    state = shaped(jax.eval_shape(learner.init, key), home)
+    policy = shaped(jax.eval_shape(learner.policy_params, state), home)
+    totals = shaped(totals, home)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    here, there = shaped(number, home), shaped(number, store)
+    ring = shaped(jax.eval_shape(replay.init), store)
+    batch = shaped(batch_shapes(replay, key), home)
+    evidence = Evidence(number=here, batch=batch)
+    found = {}
+    if learner.update is not None and not split:
+        plan = shaped(jax.ShapeDtypeStruct((3,), jnp.int32), home)
+        arguments = state, ring, totals, evidence, plan, key
+        found["learn"] = Source(learn_program(learner, replay, loops(parts)), arguments, (0, 1, 2, 3))
+    if learner.update is not None and split:
+        window = shaped(jax.eval_shape(replay.sample, ring, key, number)[2], store)
+        latents = shaped(jax.eval_shape(learner.update, state, batch, key).latents, store)
+        arguments = state, batch, totals, evidence, here, key
+        found["update"] = Source(update_program(learner), arguments, (0, 2, 3))
+        found["sample"] = Source(sample_program(replay, keys.LEARN), (ring, there, there, key_store), (0,))
+        found["refresh"] = Source(replay.write_latents, (ring, window, latents), (0,))
+    for name, n, mode, purpose in (
+        ("act", replay.streams, "train", keys.ACT),
+        ("eval_act", parts.eval_envs, config.eval.mode, keys.EVAL),
+    ):
+        step = shaped(step_shapes(replay.spaces, n), home)
+        carry = shaped(jax.eval_shape(lambda n=n: learner.initial_carry(n)), home)
+        found[name] = Source(act_program(learner, mode, purpose), (policy, carry, here, step, key), (1, 2))
+    carry = shaped(jax.eval_shape(lambda: learner.initial_carry(replay.streams)), home)
+    held = shaped(jax.eval_shape(parts.held.init), store) if parts.held else None
+    if learner.update is not None:
+        step = step_shapes(replay.spaces, replay.streams)
+        out = jax.eval_shape(lambda *a: learner.act(*a, "train"), policy, carry, step, key)
+        row = shaped((step, out.action, out.latents), store)
+        mask = (shaped(jax.ShapeDtypeStruct((replay.streams,), jnp.bool_), store),) if parts.held else ()
+        clip = config.env.clip_reward
+        found["insert"] = Source(insert_program(replay, clip), (ring, *row, *mask), (0,))
+        if parts.held:
+            found["insert_held"] = Source(insert_program(parts.held, clip), (held, *row, *mask), (0,))
+            found["held_batch"] = Source(held_program(parts.held), (held, there, key_store))
+            batch = shaped(batch_shapes(parts.held, key), home)
+            found["validate"] = Source(validate_program(learner), (state, batch, here, key))
+    found["init"] = Source(lambda key: learner.init(keys.key_for(key, keys.INIT, 0)), (key,))
+    found["carry"] = Source(lambda: learner.initial_carry(replay.streams), ())
+    found["eval_carry"] = Source(lambda: learner.initial_carry(parts.eval_envs), ())
+    found["policy"] = Source(learner.policy_params, (state,))
+    rest = named_floats({"learner": state, "policy": policy, "carry": carry})
+    return found | finite_programs(home, rest, named_floats({"ring": ring, "held": held}))
+
+
+def finite_programs(home: Any, rest: dict[str, Any], rings: dict[str, Any]) -> dict[str, Source]:
+    """For arrays and for those in rings, which may lie elsewhere, and for both, sorted by name."""
+    order = np.argsort([*rest, *rings])
+    flags = shaped([jax.ShapeDtypeStruct((len(x),), jnp.bool_) for x in (rest, rings)], home)
+    joined = Source(lambda *x: jnp.concatenate(x)[order], tuple(flags))
+    one, other = (Source(all_finite, tuple(x.values())) for x in (rest, rings))
+    return {"finite": one, "finite_rings": other, "finite_joined": joined}
+
+
+def act_program(learner: Learner, mode: str, purpose: int) -> Callable[..., Any]:
+    def act(policy, carry, counter, step, key):
+        return learner.act(policy, carry, step, keys.key_for(key, purpose, counter), mode), counter + 1
+
+    return act
+
+
+def insert_program(replay: Feed, clip_reward: bool) -> Callable[..., Any]:
+    def insert(ring, step, action, latents, where=None):
+        if clip_reward:
+            step = step.replace(reward=jnp.sign(step.reward))
+        return replay.insert(ring, row_of(step, action, latents), where)
+
+    return insert
+
+
+def learn_program(learner: Learner, replay: Feed, many: bool) -> Callable[..., Any]:
+    """plan is i32 [3]: updates to make (if `many`, else one), updates made before, agent_steps."""
+    sample, update = sample_program(replay, keys.LEARN), update_program(learner)
+
+    def learn(state, ring, totals, evidence, plan, key):
+        def one(i, carry):
+            state, ring, totals, evidence = carry
+            ring, batch, window = sample(ring, plan[1] + i, plan[2], key)
+            state, totals, evidence, latents = update(state, batch, totals, evidence, plan[1] + i, key)
+            return state, replay.write_latents(ring, window, latents), totals, evidence
+
+        carry = state, ring, totals, evidence
+        carry = jax.lax.fori_loop(0, plan[0], one, carry) if many else one(0, carry)
+        return *carry, learner.policy_params(carry[0])
+
+    return learn
+
+
+def sample_program(replay: Feed, purpose: int) -> Callable[..., Any]:
+    def sample(ring, counter, agent_steps, key):
+        return replay.sample(ring, jax.random.fold_in(keys.key_for(key, purpose, counter), 0), agent_steps)
+
+    return sample
+
+
+def update_program(learner: Learner) -> Callable[..., Any]:
+    assert learner.update is not None
+    learn = learner.update
+
+    def update(state, batch, totals, evidence, counter, key):
+        out = learn(state, batch, learner_key(key, keys.LEARN, counter))
+        skipped = out.metrics[SKIPPED].total > 0 if SKIPPED in out.metrics else None
+        totals = metrics.add(totals, with_streak(out.metrics), skipped)
+        if skipped is not None:
+            new = Evidence(number=counter, batch=batch)
+            first = skipped & (evidence.number < 0)
+            evidence = jax.lax.cond(first, lambda: new, lambda: evidence)
+        return out.state, totals, evidence, out.latents
+
+    return update
+
+
+def learner_key(key: Key, purpose: int, number: Array) -> Key:
+    """For what the learner does with a batch; the batch was drawn with another."""
+    return jax.random.fold_in(keys.key_for(key, purpose, number), 1)
+
+
+def explain_program(explain: Callable[..., Any]) -> Callable[..., Any]:
+    def run(state, evidence, key):
+        numbers = explain(state, evidence.batch, learner_key(key, keys.LEARN, evidence.number))
+        return dict(zip(numbers, jnp.unstack(all_finite(*numbers.values())), strict=True))
+
+    return run
+
+
+def held_program(held: Feed) -> Callable[..., Any]:
+    sample = sample_program(held, keys.HOLDOUT)
+    return lambda ring, counter, key: sample(ring, counter, jnp.int32(0), key)[1]
+
+
+def validate_program(learner: Learner) -> Callable[..., Any]:
+    assert learner.validate is not None
+    validate = learner.validate
+
+    def run(state, batch, counter, key):
+        return metrics.pack(validate(state, batch, learner_key(key, keys.HOLDOUT, counter)))
+
+    return run
+
+
+def compile_all(sources: dict[str, Source], platform: str) -> dict[str, Compiled]:
+    """Traces the programs one after another and compiles them side by side."""
+    options = compiler_options(platform)
+
+    def compile_one(lowered):
+        start = time.monotonic()
+        program = lowered.compile(compiler_options=options)
+        seconds = time.monotonic() - start
+        cost, memory = program.cost_analysis(), program.memory_analysis()
+        return Compiled(program, seconds, memory.temp_size_in_bytes, (cost or {}).get("flops", 0.0))
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        jobs = {}
+        for name, source in sources.items():
+            lowered = jax.jit(source.function, donate_argnums=source.donate).lower(*source.shapes)
+            jobs[name] = pool.submit(compile_one, lowered)
+        return {name: job.result() for name, job in jobs.items()}

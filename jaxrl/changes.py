@@ -16,7 +16,7 @@ from jaxrl.config import Config, ConfigError, Value, difference, leaves, replace
 CLASSES = {  # of settings by name, or by section where the name itself is in none
     "free": (
         *("steps", "log_every", "eval_every", "eval_eps", "eval_initial", "save_every", "save_seconds"),
-        *("logdir", "device", "allow_config_change", "env.threads"),
+        *("video_every", "logdir", "device", "allow_config_change", "env.threads"),
         *("replay.budget_gb", "replay.placement", "replay.save_episodes"),
         *("eval.", "terminal.", "tensorboard.", "checkpoint.", "runtime.", "debug."),
     ),

@@ -11,6 +11,7 @@ from jaxrl.envs.base import CheckedEnv, Outcome
 from jaxrl.faults import OFF, Faults
 from jaxrl.feeds.episodes import EpisodeFiles
 from jaxrl.feeds.ring import trainable_rows
+from jaxrl.filming import Projector
 from jaxrl.nans import Reports
 from jaxrl.parts import Due, Parts
 from jaxrl.plan import Plan, rows_of_update
@@ -38,6 +39,7 @@ class Run:
     episodes: EpisodeFiles | None
     watch: Stopwatch
     stop: Callable[[], bool]  # True once the run is asked to end
+    projector: Projector
     faults: Faults = OFF
 
     def stop_evaluating(self) -> bool:

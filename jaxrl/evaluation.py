@@ -61,15 +61,19 @@ def evaluate(
     env_steps: int,
     stop: Callable[[], bool] = lambda: False,
     *,
+    quota: np.ndarray | None = None,
     watchers: Sequence[Watcher] = (),
 ) -> Report:
     """Runs exactly `eval_eps` episodes with parameters `policy`, a pure function of its arguments.
+
+    Args:
+      quota, watchers: see `play`.
 
     Raises:
       Interrupted: as soon as `stop` answers True.
     """
     seed = keys.env_seed(config.seed, keys.EVAL, env_steps)
-    found = play(config, programs, policy, (key, seed), stop, watchers=watchers)
+    found = play(config, programs, policy, (key, seed), stop, quota=quota, watchers=watchers)
     return Report(summary(found), found)
 
 
@@ -77,6 +81,11 @@ def shares(config: Config) -> np.ndarray:
     """[N] episodes of each environment: taking the first to finish would favour short ones."""
     n = eval_envs(config)
     return config.eval_eps // n + (np.arange(n) < config.eval_eps % n)
+
+
+def one_episode(config: Config) -> np.ndarray:
+    """[N] of which environment 0 alone plays one."""
+    return (np.arange(eval_envs(config)) == 0).astype(int)
 
 
 def play(

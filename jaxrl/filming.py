@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from jaxrl import videos
+from jaxrl.config import Config, ConfigError
 from jaxrl.envs.base import CheckedEnv
-from jaxrl.envs.film import Reel
+from jaxrl.envs.film import Reel, reel_of
+from jaxrl.keys import EVAL, env_seed
 from jaxrl.tracker import Finished
 from jaxrl.types import Step
 
@@ -108,33 +110,71 @@ class Film:
         self._reel.close()
 
 
-class Projector:
-    """Writes films in a thread, one at a time, and never fails the run: what goes wrong is said in a line."""
+class Guarded:
+    """A film that never fails who is filmed: if it breaks there is none, and a line that says so."""
 
-    def __init__(self, say: Callable[[str], None]):
+    def __init__(self, film: Film, say: Callable[[str], None]):
+        self.film: Film | None = film
         self._say = say
+
+    def row(self, env: CheckedEnv, step: Step, found: Sequence[Finished]) -> None:
+        self._guard(lambda film: film.row(env, step, found))
+
+    def acts(self, action: np.ndarray) -> None:
+        self._guard(lambda film: film.acts(action))
+
+    def _guard(self, use: Callable[[Film], None]) -> None:
+        if self.film is not None:
+            try:
+                use(self.film)
+            except Exception as error:  # whatever it is, the run goes on
+                self._say(f"no video: {in_a_line(error)}")
+                self.film = None
+
+
+class Projector:
+    """The videos of a run: written in a thread, one at a time. What goes wrong is said in a line.
+
+    Args:
+      folder: gets <step>.mp4, .webp or .gif.
+      say: takes a line, from any thread.
+    """
+
+    def __init__(self, folder: pathlib.Path, say: Callable[[str], None]):
+        self._folder, self._say = folder, say
         self._films: queue.SimpleQueue[tuple[Film, pathlib.Path] | None] = queue.SimpleQueue()
         self._busy = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def show(self, film: Film, path: pathlib.Path) -> None:
-        """Begins to write a video; while another one is being written, there is none."""
+    def begin(self, config: Config, env_steps: int) -> list[Guarded]:
+        """Who is to watch the evaluation at this step: one film, or nobody if there can be none."""
         if self._busy.is_set():
-            self._say(f"no video {path.name}: the one before is not written yet; raise --video_every")
-            return film.close()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="projector", daemon=True)
-            self._thread.start()
-        self._busy.set()
-        self._films.put((film, path))
+            self._say(f"no video at step {env_steps:,}: the one before is not written yet; raise --video_every")
+            return []
+        try:
+            reel = reel_of(config.task, config.env, env_seed(config.seed, EVAL, env_steps))
+        except Exception as error:  # whatever it is, the run goes on
+            self._say(f"no video: {error if isinstance(error, ConfigError) else in_a_line(error)}")
+            return []
+        return [Guarded(Film(reel), self._say)]
 
-    def close(self, seconds: float = 120.0) -> None:
+    def show(self, films: Sequence[Guarded], env_steps: int) -> None:
+        """Begins to write what was filmed."""
+        for film in (x.film for x in films if x.film is not None):
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="projector", daemon=True)
+                self._thread.start()
+            self._busy.set()
+            self._films.put((film, self._folder / str(env_steps)))
+
+    def close(self, seconds: float = 60.0) -> None:
         """Waits for the last video, at most so long."""
         if self._thread is not None:
             self._films.put(None)
             self._thread.join(seconds)
             if self._thread.is_alive():
-                self._say(f"a video was given up: it was not written within {seconds:g} s")
+                self._say(f"the last video was given up: it was not written within {seconds:g} s")
+            self._thread = None
 
     def _work(self) -> None:
         while (job := self._films.get()) is not None:
@@ -142,7 +182,11 @@ class Projector:
             try:
                 self._say(film.develop(path))
             except Exception as error:  # whatever it is, the run goes on
-                self._say(f"no video {path.name}: {type(error).__name__}: {str(error).splitlines()[:1]}")
+                self._say(f"no video {path}: {in_a_line(error)}")
             finally:
                 film.close()
                 self._busy.clear()
+
+
+def in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrl import metrics, onboard
 from jaxrl.collect import Run, collect, score_row
-from jaxrl.evaluation import Interrupted, evaluate
+from jaxrl.evaluation import Interrupted, evaluate, one_episode
 from jaxrl.exits import Diverged
 from jaxrl.feeds.ring import trainable_rows
 from jaxrl.parts import IN_A_ROW, SKIPPED
@@ -60,6 +60,7 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
     look_for_skips(r, state)
     if r.saver:
         r.saver.save(state, "signal" if r.stop() else "final")
+    r.projector.close()
     return state
 
 
@@ -68,16 +69,26 @@ def settle(r: Run, state: RunState) -> RunState:
     c, clock, config = state.counters, r.plan.clock, r.parts.config
     logs, evaluates = clock.logs(c.env_steps), clock.evaluates(c.env_steps, config.eval_initial)
     (scalars, packed), episodes = flush(r, state) if logs else ({}, None), []
-    if evaluates:
+    films = r.projector.begin(config, c.env_steps) if clock.films(c.env_steps) else []
+    if evaluates or films:
         r.sinks.progress(c.env_steps, clock.steps, {"updates": c.updates, "phase": "evaluating"})
         try:
             with r.watch.phase("eval"), r.reports.border(c, "evaluation "):
                 report = evaluate(
-                    config, r.programs, state.policy, r.parts.key, c.env_steps, r.stop_evaluating
+                    config,
+                    r.programs,
+                    state.policy,
+                    r.parts.key,
+                    c.env_steps,
+                    r.stop_evaluating,
+                    quota=None if evaluates else one_episode(config),
+                    watchers=films,
                 )
         except Interrupted:
             return state
-        scalars, episodes = scalars | report.scalars, report.episodes
+        if evaluates:
+            scalars, episodes = scalars | report.scalars, report.episodes
+        r.projector.show(films, c.env_steps)
         r.sinks.progress(c.env_steps, clock.steps, {"updates": c.updates})  # evaluating no longer
     if logs or evaluates:
         for number, game in enumerate(episodes):

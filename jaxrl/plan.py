@@ -6,7 +6,7 @@ from jaxrl.config import Config
 from jaxrl.feeds.replay import Replay
 from jaxrl.schedule import Clock, updates_due
 
-PERIODS = ("log_every", "eval_every", "save_every", "steps")
+PERIODS = ("log_every", "eval_every", "save_every", "video_every", "steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,7 @@ def clock_of(config: Config) -> Clock:
         eval_every=config.eval_every,
         save_every=config.save_every,
         periodic_every=config.checkpoint.periodic_every,
+        video_every=config.video_every,
     )
 
 

@@ -58,9 +58,7 @@ class Saver:
     snapshot: Callable[[], Any]  # of the environments
     reports: Reports | None = None  # of numbers that are not finite
     failures: int = 0  # in a row
-    drafts: dict[str, Draft] = dataclasses.field(
-        default_factory=dict
-    )  # of the best and the lasting, by store
+    drafts: dict[str, Draft] = dataclasses.field(default_factory=dict)  # by store, but for the latest
     waiting: set[str] = dataclasses.field(default_factory=set)  # stores whose draft is to be tried again
     warned: bool = False  # of a metric that no evaluation has
 
@@ -80,7 +78,7 @@ class Saver:
             self.heed(SLOW_S)
             if last:  # even without its rows: better than to lose it all
                 self.sinks.flush()
-                if not any(self._begin(LATEST, state, reason) and self.heed(HUNG_S) for _ in range(2)):
+                if not any(self._begin(state, reason) and self.heed(HUNG_S) for _ in range(2)):
                     raise WriteFailed(f"the last checkpoint, at step {at}, is not on disk; free disk space")
                 self._last_try()
             elif self.stores.pending:
@@ -88,7 +86,7 @@ class Saver:
             elif not self.sinks.flush():
                 self._failed(f"checkpoint at step {at}: put off, since rows before it are not on disk")
             else:
-                self._begin(LATEST, state, reason)
+                self._begin(state, reason)
                 self._try_again()
 
     def events(self, state: RunState, scalars: dict[str, float]) -> None:
@@ -106,10 +104,18 @@ class Saver:
             return
         with self.watch.phase("save"):
             self.heed(SLOW_S)
-            self.sinks.flush()
+            why = "" if self.sinks.flush() else "rows before it are not on disk"
+            why = "the one before is still being written" if self.stores.pending else why
             for store in [BEST] * best + [PERIODIC] * periodic:
-                self._begin(store, state, "best" if store == BEST else "interval", rank)
-            self._try_again()
+                draft = self._draft(store, state, "best" if store == BEST else "interval", rank)
+                self._keep(draft)
+                if why:
+                    self.waiting.add(store)
+                    self._failed(f"checkpoint {draft.name}: put off, since {why}", "it")
+                else:
+                    self._write(draft)
+            if not why:
+                self._try_again()
 
     def heed(self, seconds: float = 0.0) -> bool:
         """Tells what became of saves, waiting so long for those on their way. True if all are on disk."""
@@ -160,8 +166,12 @@ class Saver:
             )
         return rank.beats(best)
 
-    def _begin(self, store: str, state: RunState, reason: str, rank: Rank | None = None) -> bool:
-        """False if it could not be begun."""
+    def _begin(self, state: RunState, reason: str) -> bool:
+        """Of the whole state. False if it could not be begun."""
+        return self._write(self._draft(LATEST, state, reason))
+
+    def _draft(self, store: str, state: RunState, reason: str, rank: Rank | None = None) -> Draft:
+        """Raises Diverged if an array on the host is not finite."""
         state = state.replace(counters=state.counters.replace(wall_s=self.watch.total()), env=self.snapshot())
         arrays = saving.arrays(state, with_replay=store == LATEST and self.config.checkpoint.replay)
         facts = saving.facts(self.config, self.identity, state, arrays)
@@ -171,10 +181,7 @@ class Saver:
         at = state.counters.env_steps
         if bad := [k for k, x in arrays[1].items() if x.dtype.kind == "f" and not np.isfinite(x).all()]:
             raise self._refused(f"checkpoint {store}/{at}", at, bad)
-        draft = Draft(store, at, *arrays, facts)
-        if store != LATEST:
-            self._keep(draft)
-        return self._write(draft)
+        return Draft(store, at, *arrays, facts)
 
     def _keep(self, draft: Draft) -> None:
         """For another try. On a CPU the copy is made by whoever overwrites the arrays."""
@@ -188,7 +195,9 @@ class Saver:
         """False if it could not be begun."""
         finite = self._finite(draft.on_device)
         try:
-            self.stores.save(draft.store, draft.step, (draft.on_device, draft.on_host), draft.facts, finite)
+            arrays = (draft.on_device, draft.on_host)
+            if not self.stores.save(draft.store, draft.step, arrays, draft.facts, finite):
+                self.drafts.pop(draft.store, None)  # it is there already
         except Exception as error:  # whatever Orbax or the disk has against it
             kept = draft.store in self.drafts
             self.waiting |= {draft.store} if kept else set()

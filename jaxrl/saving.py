@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jaxrl import checkpoint, runtime
 from jaxrl.checkpoint import Shapes, flatten, unflatten
 from jaxrl.config import Config, ConfigError, show, to_dict
+from jaxrl.envs.base import CheckedEnv
 from jaxrl.exits import NoCheckpoint
 from jaxrl.programs import Programs
 from jaxrl.rundir import now
@@ -195,6 +197,21 @@ def parameters(tree: Any) -> dict[str, Any]:
 def longer(scores: np.ndarray) -> np.ndarray:
     """Sums of episodes as they are kept now: an earlier version has not counted successes."""
     return np.pad(scores, (0, max(0, TALLY - scores.size)))
+
+
+def fitting(env: CheckedEnv, state: RunState, note: Callable[[str], None]) -> RunState:
+    """The state, without the environments' own if an earlier version knew them otherwise; a line says so."""
+
+    def shapes(tree: Any) -> list[tuple[tuple[int, ...], np.dtype]]:
+        return [(x.shape, x.dtype) for x in map(np.asarray, jax.tree.leaves(tree))]
+
+    if state.env is None:
+        return state
+    env.reset()  # before which there is nothing to compare with
+    if shapes(env.snapshot()) == shapes(state.env):
+        return state
+    note("the environments' state was saved by another version: their episodes begin anew")
+    return state.replace(env=None)
 
 
 def without_replay(state: RunState) -> RunState:

@@ -54,6 +54,7 @@ class Clock:
     eval_every: int
     save_every: int
     periodic_every: int = 0
+    video_every: int = 0
 
     @classmethod
     def of(
@@ -65,12 +66,13 @@ class Clock:
         eval_every: int,
         save_every: int,
         periodic_every: int = 0,
+        video_every: int = 0,
     ) -> "Clock":
-        rounded = (round_up(x, stride) for x in (steps, log_every, eval_every, save_every, periodic_every))
-        return cls(stride, *rounded)
+        periods = (steps, log_every, eval_every, save_every, periodic_every, video_every)
+        return cls(stride, *(round_up(x, stride) for x in periods))
 
     def next_stop(self, now: int) -> int:
-        periods = (self.log_every, self.eval_every, self.save_every, self.periodic_every)
+        periods = (self.log_every, self.eval_every, self.save_every, self.periodic_every, self.video_every)
         return next_event(now, self.steps, periods)
 
     def logs(self, now: int) -> bool:
@@ -82,6 +84,10 @@ class Clock:
         if self.eval_every == 0:
             return False
         return initial if now == 0 else now == self.steps or due(now, self.eval_every)
+
+    def films(self, now: int) -> bool:
+        """A video is due: at multiples of video_every, not at 0."""
+        return due(now, self.video_every)
 
     def lasting(self, now: int) -> bool:
         """A checkpoint that stays is due: at multiples of periodic_every, not at 0."""

@@ -15,6 +15,7 @@ from jaxrl.envs.base import CheckedEnv
 from jaxrl.exits import WriteFailed
 from jaxrl.faults import Faults
 from jaxrl.feeds.episodes import EpisodeFiles
+from jaxrl.filming import Projector
 from jaxrl.flags import Command
 from jaxrl.keys import ACT, env_seed
 from jaxrl.parts import Due, Parts, batch_shapes
@@ -95,7 +96,7 @@ def train_in(
         faults.at("compile")
         programs = compiled(parts, env)
         compile_s = time.monotonic() - began
-        state = first_state(programs, start, config, sinks)
+        state = saving.fitting(env, first_state(programs, start, config, sinks), sinks.note)
         if start.saved and state.env is None:  # episodes begin anew, and not with those that the run has seen
             env.close()
             env = stack.enter_context(training_env(config, start.step))
@@ -131,6 +132,7 @@ def train_in(
             episodes=files,
             watch=watch,
             stop=control.stop,
+            projector=Projector(run_dir.path / "videos", sinks.note),
             faults=faults,
         )
         state = loop.run(machinery, state, first)

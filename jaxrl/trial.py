@@ -143,7 +143,9 @@ def film_of(config: Config, wish: Wish, seed: int, say: Callable[[str], None]) -
     envs.device_env(config.task, config.env)  # an unknown task is told as such
     try:
         reel = reel_of(config.task, config.env, seed, wish.cameras)
-        return Film(reel, min(wish.video, int(shares(config)[0])))
+        if wish.video > (share := int(shares(config)[0])):
+            say(f"--video_episodes={wish.video}: environment 0 plays {share} of the episodes; raise --episodes")
+        return Film(reel, min(wish.video, share))
     except ConfigError as error:
         if wish.cameras:
             raise

@@ -8,6 +8,7 @@ import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
@@ -123,5 +124,5 @@ def write_animation(path: pathlib.Path, frames: Iterator[np.ndarray], rate: floa
     first, *others = (Image.fromarray(x) for x in frames)
     at = [round(i * 1000 / rate / tick) * tick for i in range(len(others) + 2)]
     lasts = [max(b - a, tick) for a, b in itertools.pairwise(at)]
-    options = {"quality": 80, "method": 2} if path.suffix == ".webp" else {"optimize": False}
+    options: dict[str, Any] = {"quality": 80, "method": 2} if path.suffix == ".webp" else {}
     first.save(path, save_all=True, append_images=others, duration=lasts, loop=0, **options)

@@ -13,8 +13,8 @@ PAD = 4
 def grid_sample(image, sx, sy, pad=PAD):
     """One image [h, w, c] as DrQ-v2's program shifts it, in float64: padded, sampled bilinearly on a grid.
 
-    The base grid has `h` points of the padded image's own, in coordinates from -1 to 1 over its edges; a shift
-    of one is 2 / (h + 2 pad). Points outside count as zeros.
+    The base grid has `h` of the padded image's own points, in coordinates from -1 to 1 over its edges; a
+    shift of one is 2 / (h + 2 pad). Points outside count as zeros.
     """
     h = image.shape[0]
     side = h + 2 * pad

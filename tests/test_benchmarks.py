@@ -142,6 +142,14 @@ def test_envs_measures_the_adapter():
     assert row["ours_steps_per_s"] > 0
 
 
+def test_env_steps_measures_physics():
+    words = "--tasks cartpole_balance --num_envs 2 --windows 1 --seconds 0.01".split()
+    rows = run("benchmarks.env_steps", *words)["rows"]
+    found = {row["part"]: row for row in rows}
+    assert found.keys() == {"mujoco", "physics", "step"}
+    assert all(row["physics_steps_per_s_core"] > 0 for row in rows) and found["step"]["finite"]
+
+
 def test_a_score_is_published_for_every_game():
     assert tuple(random_scores.load_published()) == ATARI100K
 

@@ -108,6 +108,8 @@ def shaken(state):
     keys = jax.random.split(jax.random.key(7), len(leaves))
     leaves = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
     params = jax.tree.unflatten(tree, leaves)
+    if "actor" in params:
+        params["actor"]["head"]["out"]["bias"] += jnp.array([1.5, -1.5])  # near the bounds, beyond with noise
     slow = params["critic"] if "actor" in params else params
     target = jax.tree.map(lambda x: x + 0.1 * jnp.sin(37 * x), slow)  # a target that lags behind
     return state.replace(params=params, target=target)
@@ -156,7 +158,11 @@ def test_cameras_have_encoders_and_vectors_a_bottleneck_of_their_own():
     one = ArraySpec((84, 84, 3), np.dtype(np.uint8))
     joints = ArraySpec((18,), np.dtype(np.float32))
     found = {}
-    for name, obs in {"one": {"a": one}, "two": {"a": one, "b": one}, "more": {"a": one, "q": joints}}.items():
+    for name, obs in {
+        "one": {"a": one},
+        "two": {"a": one, "b": one},
+        "more": {"a": one, "q": joints},
+    }.items():
         learner = make(replace(Config(), PUBLISHED), Spaces(obs=obs, action=Continuous(6)))
         found[name] = sizes(jax.eval_shape(learner.init, jax.random.key(0)).params)
     assert found["two"]["encoder"] == 2 * found["one"]["encoder"]
@@ -201,7 +207,7 @@ def test_the_fast_encoder_is_the_plain_one(shape):
     ]
     h, w = ((x - 1) // 2 - 6 for x in shape[1:3])
     weight = draw.normal(size=(shape[0], h, w, 8))
-    forms = (conv_valid._encode, conv_valid._encode_together, conv_valid._encode_apart)
+    forms = (conv_valid.plain, conv_valid._encode_together, conv_valid._encode_apart)
 
     @quick
     def all_three(layers):
@@ -448,7 +454,9 @@ def test_state_without_pixels(stack):
     out = quick(learner.update)(state, random_batch(STATE), jax.random.key(1))
     assert scalars(out)["opt/skipped"] == 0 and not tree_equal(out.state.params, state.params)
     step = step_of({"state": np.ones((4, 7), np.float32)})
-    acted = learner.act(learner.policy_params(state), learner.initial_carry(4), step, jax.random.key(0), "mode")
+    acted = learner.act(
+        learner.policy_params(state), learner.initial_carry(4), step, jax.random.key(0), "mode"
+    )
     assert acted.action.shape == (4, A) and np.abs(acted.action).max() <= 1
 
 
@@ -498,14 +506,16 @@ def test_acting_is_the_policy_that_updates_train(world):
     for i, obs in enumerate(steps):
         out = world.act(params, carry, step_of(obs, [i == 0] * N), jax.random.key(i), "mode")
         carry = out.carry
-    stacked = {k: np.concatenate([s[k] for s in steps], -1) if k in IMAGES else steps[1][k] for k in SPACES.obs}
+    stacked = {
+        k: np.concatenate([s[k] for s in steps], -1) if k in IMAGES else steps[1][k] for k in SPACES.obs
+    }
     p = reference.as_float64(params)
     want = reference.actor(p["actor"], reference.features(p["encoder"], stacked, *KEYS))
     np.testing.assert_allclose(out.action, want, atol=1e-5)
 
 
 def test_the_first_decisions_are_uniform(world):
-    """12 agent_steps of 3 environments are 4 decisions each; what the policy says matters from the fifth on."""
+    """12 agent_steps of 3 environments are 4 decisions each; the policy matters from the fifth on."""
     params = world.learner.policy_params(world.state)
     other = jax.tree.map(lambda x: -x, params)
     step = step_of(observed(np.random.default_rng(1)), [False] * N)
@@ -523,7 +533,9 @@ def test_the_first_decisions_are_uniform(world):
     assert abs(action.std() - 3**-0.5) < 0.02
 
 
-@pytest.mark.parametrize(("mode", "steps", "sigma"), [("train", 100, 0.55), ("train", 10**6, 0.1), ("sample", 0, 0.1)])
+@pytest.mark.parametrize(
+    ("mode", "steps", "sigma"), [("train", 100, 0.55), ("train", 10**6, 0.1), ("sample", 0, 0.1)]
+)
 def test_exploration_has_the_deviation_of_the_schedule(world, mode, steps, sigma):
     """5 environments: 100 decisions of each are 500 agent_steps. No noise is clipped, only the action."""
     params = jax.tree.map(lambda x: x, world.learner.policy_params(world.state))

@@ -191,6 +191,7 @@ class World:
             episodes=None,
             watch=watch,
             stop=lambda: len(self.programs.acted) >= self.stop_after or self.cut_now,
+            projector=types.SimpleNamespace(show=lambda *films: None, close=lambda: None),
         )
         self.cut_now = False
         monkeypatch.setattr(loop, "evaluate", self.evaluate)
@@ -203,7 +204,7 @@ class World:
             step = env.row()
         return loop.run(machinery, state, step)
 
-    def evaluate(self, config, programs, policy, key, env_steps, stop):
+    def evaluate(self, config, programs, policy, key, env_steps, stop, **options):
         if self.evaluation_is_cut:
             self.cut_now = True
             raise evaluation.Interrupted
@@ -518,3 +519,16 @@ def test_a_best_that_cannot_be_saved_at_all_is_not_lost_in_silence(monkeypatch):
     with pytest.raises(exits.WriteFailed, match="checkpoint best/10 is not on disk, only the last state is"):
         world.run(monkeypatch)
     assert [x.counters.env_steps for x in world.store.saved] == [10]
+
+
+def test_a_best_whose_rows_are_not_on_disk_waits(monkeypatch):
+    """As every checkpoint that a run may go on from; it is saved with the next one."""
+    world = World(make(steps=30, log_every=10, eval_every=20, save_every=10), scores={20: 2.0, 30: 1.0})
+    flushes = []
+    monkeypatch.setattr(world.sinks, "flush", lambda: flushes.append(0) or len(flushes) != 2)
+    world.run(monkeypatch)
+    assert world.sinks.notes[0].startswith(
+        "checkpoint best/20: put off, since rows before it are not on disk"
+    )
+    assert [x.counters.env_steps for x in world.store.bests] == [20]
+    assert [x.counters.env_steps for x in world.store.saved] == [10, 20, 30]

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 
 from jaxrl.config import ConfigError, EnvConfig
 from jaxrl.envs.mjx import make_task, names
+from jaxrl.envs.mjx.render import warp
 from jaxrl.runtime import compiler_options
 from jaxrl.types import ArraySpec
 
@@ -24,9 +26,9 @@ N = 8
 class Batch:
     """N environments of a task, compiled once."""
 
-    task: object
-    reset: object
-    step: object
+    task: Any
+    reset: Any
+    step: Any
 
     def start(self, seed=0):
         return self.reset(jax.random.split(jax.random.key(seed), N))
@@ -261,6 +263,31 @@ def test_random_looks_are_of_an_episode():
     assert jax.eval_shape(plain.reset, jax.random.key(0)).data.look is None
 
 
+def test_a_renderer_of_whole_batches_is_called_once_for_them_all(monkeypatch):
+    """The interface of the optional warp renderer, which needs a package and a GPU that tests lack."""
+    made = []
+
+    class Fake:
+        def __init__(self, model, cameras, *, num_envs, size, samples=1):
+            made.append(num_envs)
+            self.shape = (num_envs, len(cameras), size, size, 3)
+
+        def render(self, xpos, xmat):
+            assert xpos.shape == (self.shape[0], 3, 3) and xmat.shape == (self.shape[0], 3, 3, 3)
+            colour = (100 * (1 + xpos[:, 1, 0])).astype(jnp.uint8)  # where the cart is
+            return jnp.broadcast_to(colour[:, None, None, None, None], self.shape)
+
+    monkeypatch.setattr(warp, "Warp", Fake)
+    task = make_task("cartpole_balance", EnvConfig(size=9, renderer="warp", cameras="fixed,near"))
+    state = batch("cartpole_balance").start()
+    made.clear()
+    pictures = jax.jit(jax.vmap(task.pictures))(state)
+    assert made == [N] and set(pictures) == {"fixed", "near"}
+    np.testing.assert_allclose(pictures["near"][:, 0, 0, 0], 100 * (1 + state.obs["state"][:, 0]), atol=1)
+    one = jax.jit(task.pictures)(jax.tree.map(lambda x: x[2], state))
+    np.testing.assert_array_equal(one["fixed"], pictures["fixed"][2])
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
@@ -273,6 +300,7 @@ def test_random_looks_are_of_an_episode():
         ),
         ("reacher", {"cameras": "wrist"}, "it has fixed, side"),
         ("reacher", {"cameras": "side,side"}, "must name a camera once"),
+        ("reacher", {"renderer": "warp", "randomize": 0.5}, "must be 0 with env.renderer=warp"),
         ("so101_lift", {"promote": 0.5, "stage": 4}, "env.promote=0.5: must be 0 with env.stage=4"),
     ],
 )

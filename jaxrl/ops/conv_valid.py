@@ -7,8 +7,8 @@ Nothing here changes a parameter, an output or a gradient but by rounding. On a 
   outputs that saw it are cut off, a tenth more products. The first one, of stride 2, becomes a 2x2
   convolution of the image folded to [h/2, w/2, 4c], 18 / 51: 1.8 times the products.
 * *One image at a time*, unless all are small: 256 images make 50 MB per layer, memory that is asked of the
-  system anew in each update, for more time than the products take. So each goes through all layers while it is
-  in the cache; for the gradient its way is computed again, which costs less than to remember it.
+  system anew in each update, for more time than the products take. So each goes through all layers while it
+  is in the cache; for the gradient its way is computed again, which costs less than to remember it.
 * *Kernel gradient by patches*, 25 / 60, as in `jaxrl.ops.conv`.
 
 Other backends keep the plain form.
@@ -47,10 +47,10 @@ def encode(images: jax.Array, layers: list[Layer]) -> jax.Array:
     n, h, w, _ = images.shape
     size = n * ((h - 1) // 2) * ((w - 1) // 2) * layers[0].bias.nbytes
     cpu = _encode_together if size <= TOGETHER else _encode_apart
-    return jax.lax.platform_dependent(images, layers, cpu=cpu, default=_encode)
+    return jax.lax.platform_dependent(images, layers, cpu=cpu, default=plain)
 
 
-def _encode(images: jax.Array, layers: list[Layer]) -> jax.Array:
+def plain(images: jax.Array, layers: list[Layer]) -> jax.Array:
     x = _scaled(jax.lax.stop_gradient(images), layers[0].kernel.dtype)
     for stride, (kernel, bias) in zip(STRIDES, layers, strict=True):
         steps = (stride, stride)

@@ -69,6 +69,13 @@ def _view(name: str, kind, env: EnvConfig):
             raise ConfigError(f"env.cameras={camera[:80]}: mjx_{name} has no such camera; {near}")
     if len(set(wanted)) < len(wanted):
         raise ConfigError(f"env.cameras={env.cameras}: must name a camera once; for example {wanted[0]}")
+    if env.renderer == "warp":
+        if env.randomize:
+            raise ConfigError(f"env.randomize={env.randomize}: must be 0 with env.renderer=warp")
+        if env.observe == "pixels":
+            from jaxrl.envs.mjx.render.warp import Warp
+
+            Warp(model, wanted, num_envs=1, size=8)  # says at once what is missing
     return View(
         observe=env.observe,
         cameras=wanted,
@@ -76,4 +83,5 @@ def _view(name: str, kind, env: EnvConfig):
         samples=env.samples,
         gray=env.gray,
         randomize=env.randomize,
+        renderer=env.renderer,
     )

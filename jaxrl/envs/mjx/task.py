@@ -47,6 +47,7 @@ class View:
     samples: int = 1  # rays of a pixel along each edge
     gray: bool = False
     randomize: float = 0.0  # strength of random colours, lights and cameras, drawn per episode
+    renderer: str = "raycast"  # or "warp"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,12 +114,15 @@ class PhysicsTask(abc.ABC):
         """{camera: [size, size, 3 or 1] u8}."""
         if self.view.observe == "state":
             return {}
-        from jaxrl.envs.mjx.render import render
-
-        scene = _scene(self)
-        look = scene.look() if state.data.look is None else state.data.look
         poses = self.engine.poses(state.data.physics.qpos)
-        images = render(scene, look, poses.bodies, poses.frames).rgb
+        if self.view.renderer == "warp":
+            images = _drawn_by_warp(self, poses)
+        else:
+            from jaxrl.envs.mjx.render import render
+
+            scene = _scene(self)
+            look = scene.look() if state.data.look is None else state.data.look
+            images = render(scene, look, poses.bodies, poses.frames).rgb
         if self.view.gray:
             images = jnp.round(images @ jnp.array(LUMA, jnp.float32)).astype(jnp.uint8)[..., None]
         return {name: images[i] for i, name in enumerate(self.view.cameras)}
@@ -181,3 +185,31 @@ def _scene_of(engine: Engine, cameras: tuple[str, ...], size: int, samples: int)
     from jaxrl.envs.mjx.render import Scene
 
     return Scene.of(engine.model, cameras, size, samples)
+
+
+def _drawn_by_warp(task: PhysicsTask, poses: Poses) -> jax.Array:
+    """[K, h, w, 3] u8. Mapped over N environments, it is one call that draws them all."""
+
+    def drawn(bodies: jax.Array, frames: jax.Array) -> jax.Array:
+        view = task.view
+        renderer = _warp_of(task.engine, view.cameras, len(bodies), view.size, view.samples)
+        return renderer.render(bodies, frames)
+
+    @jax.custom_batching.custom_vmap
+    def draw(bodies: jax.Array, frames: jax.Array) -> jax.Array:
+        return drawn(bodies[None], frames[None])[0]
+
+    @draw.def_vmap
+    def draw_all(_: int, batched: list[bool], bodies: jax.Array, frames: jax.Array) -> tuple[jax.Array, bool]:
+        assert all(batched)  # both come of the same positions
+        return drawn(bodies, frames), True
+
+    return draw(poses.bodies, poses.frames)
+
+
+@functools.cache
+def _warp_of(engine: Engine, cameras: tuple[str, ...], num_envs: int, size: int, samples: int) -> Any:
+    from jaxrl.envs.mjx.render.warp import Warp
+
+    with jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):  # made while something is traced
+        return Warp(engine.model, cameras, num_envs=num_envs, size=size, samples=samples)

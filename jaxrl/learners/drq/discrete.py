@@ -103,6 +103,8 @@ class DrqEps:
         """One update: the online network says which action is next, the target network what it is worth.
 
             y = R + discount * Q'(s', argmax_a Q(s', a))
+
+        Both see the same augmented s'.
         """
         key_obs, key_next = jax.random.split(key)
         drq, params = self.config.drq, state.params

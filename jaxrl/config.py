@@ -187,7 +187,7 @@ class CheckpointConfig(Section):
     enabled: bool = leaf(True, "save checkpoints, and continue from them")
     replay: bool = leaf(True, "store replay too; without it a continued run fills it anew")
     keep: int = leaf(2, "newest checkpoints kept", "checkpoints", low=1, high=1_000)
-    best_metric: str = leaf("eval_episode/avg_score", "metric by which the best checkpoint is kept")
+    best_metric: str = leaf("eval_episode/avg_score", "metric of the best checkpoint; successes first")
     periodic_every: int = leaf(0, "period of lasting checkpoints; 0 = never", "env_steps", low=0)
     periodic_keep: int = leaf(0, "newest of them kept; 0 = all", "checkpoints", low=0, high=1_000_000)
     failures: int = leaf(5, "failed saves in a row that end the run", "saves", low=1, high=1_000)

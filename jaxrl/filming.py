@@ -143,18 +143,21 @@ class Projector:
     def __init__(self, folder: pathlib.Path, say: Callable[[str], None]):
         self._folder, self._say = folder, say
         self._films: queue.SimpleQueue[tuple[Film, pathlib.Path] | None] = queue.SimpleQueue()
-        self._busy = threading.Event()
+        self._hopeless = False  # there is nothing to be seen of the task
         self._thread: threading.Thread | None = None
 
     def begin(self, config: Config, env_steps: int) -> list[Guarded]:
         """Who is to watch the evaluation at this step: one film, or nobody if there can be none."""
-        if self._busy.is_set():
-            self._say(f"no video at step {env_steps:,}: the one before is not written yet; raise --video_every")
+        if self._hopeless:
+            return []
+        if self._films.qsize():  # beside the one that is being written, if any
+            self._say(f"no video at step {env_steps:,}: two are not written yet; raise --video_every")
             return []
         try:
             reel = reel_of(config.task, config.env, env_seed(config.seed, EVAL, env_steps))
         except Exception as error:  # whatever it is, the run goes on
-            self._say(f"no video: {error if isinstance(error, ConfigError) else in_a_line(error)}")
+            self._hopeless = isinstance(error, ConfigError)
+            self._say(f"no video: {error if self._hopeless else in_a_line(error)}")
             return []
         return [Guarded(Film(reel), self._say)]
 
@@ -164,7 +167,6 @@ class Projector:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="projector", daemon=True)
                 self._thread.start()
-            self._busy.set()
             self._films.put((film, self._folder / str(env_steps)))
 
     def close(self, seconds: float = 60.0) -> None:
@@ -185,7 +187,6 @@ class Projector:
                 self._say(f"no video {path}: {in_a_line(error)}")
             finally:
                 film.close()
-                self._busy.clear()
 
 
 def in_a_line(error: Exception) -> str:

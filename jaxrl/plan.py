@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxrl.config import Config
-from jaxrl.feeds.replay import Replay
+from jaxrl.feeds.ring import Storage
 from jaxrl.schedule import Clock, updates_due
 
 PERIODS = ("log_every", "eval_every", "save_every", "video_every", "steps")
@@ -77,7 +77,7 @@ def rounding_notes(config: Config) -> list[str]:
     ]
 
 
-def banner(config: Config, plan: Plan, replay: Replay, facts: dict[str, str]) -> list[str]:
+def banner(config: Config, plan: Plan, replay: Storage, facts: dict[str, str]) -> list[str]:
     """Lines for the start of a run."""
     repeat, clock = config.env.action_repeat, plan.clock
     rows = rows_of_update(config)

@@ -155,7 +155,8 @@ def give_back_memory() -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    names = ("jaxrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "envpool", "mujoco-mjx", "numpy")
+    names = ("jaxrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "envpool", "mujoco", "mujoco-mjx")
+    names += ("playground", "numpy")
     found = {}
     for name in names:
         try:

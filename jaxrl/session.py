@@ -102,12 +102,9 @@ def train_in(
             env = stack.enter_context(training_env(config, start.step))
         env.faults, reports = faults, nans.Reports(run_dir.path, parts, programs, sinks.note)
         with reports.border(state.counters):
-            state, first = begin(env, state)
-        if parts.batched:
-            env.place(parts.machine.learner)
+            state, first = begin(parts, env, state)
         files = stack.enter_context(opened_episodes(run_dir, config, start.files))
-        watch = Stopwatch(start.counters.wall_s + time.monotonic() - began)
-        watch.begin(start.counters.env_steps, start.counters.updates, compile_s)
+        watch = started(start.counters, began, compile_s)
         run_dir.note(**describe(parts, programs, compile_s))
         schedule = plan.Plan.of(config)
         saver = stores and Saver(
@@ -140,6 +137,13 @@ def train_in(
             close_episodes(files, sinks)
         say_goodbye(run_dir, config, sinks, state.counters)
         return state.counters
+
+
+def started(c: Counters, began: float, compile_s: float) -> Stopwatch:
+    """The watch of a run that goes on from these counters and began to be prepared at `began`."""
+    watch = Stopwatch(c.wall_s + time.monotonic() - began)
+    watch.begin(c.env_steps, c.updates, compile_s)
+    return watch
 
 
 def finished(config: Config, counters: Counters) -> bool:
@@ -227,9 +231,11 @@ def training_env(config: Config, env_steps: int) -> Iterator[CheckedEnv]:
         env.close()
 
 
-def begin(env: CheckedEnv, state: RunState) -> tuple[RunState, Step]:
+def begin(parts: Parts, env: CheckedEnv, state: RunState) -> tuple[RunState, Step]:
     """The environments' first row: of the saved state where they can be saved, else of new episodes."""
     step = env.reset()
+    if parts.batched:
+        env.place(parts.machine.learner)
     if state.env is not None:
         snapshot = jax.tree.unflatten(jax.tree.structure(env.snapshot()), state.env)
         return state, env.restore(snapshot)

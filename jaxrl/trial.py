@@ -144,7 +144,7 @@ def film_of(config: Config, wish: Wish, seed: int, say: Callable[[str], None]) -
     try:
         reel = reel_of(config.task, config.env, seed, wish.cameras)
         if wish.video > (share := int(shares(config)[0])):
-            say(f"--video_episodes={wish.video}: environment 0 plays {share} of the episodes; raise --episodes")
+            say(f"--video_episodes={wish.video}: environment 0 plays {share} episodes; raise --episodes")
         return Film(reel, min(wish.video, share))
     except ConfigError as error:
         if wish.cameras:

@@ -230,3 +230,14 @@ def test_records_are_strict_and_say_nothing_of_the_disk():
 def test_the_last_record_is_found_among_other_output():
     assert record.last_record('{"a": 1}\n{"a": 2}\n{torn\n3\nbye') == {"a": 2}
     assert record.last_record("bye") is None
+
+
+@pytest.mark.parametrize("kind", ["--hidden=8", "--discrete"])
+def test_updates_drq_measures_the_learner_alone(kind):
+    """FLOPs grow with the batch, whatever form of the encoder runs."""
+    small = "--size=20 --frames=2 --channels=4 --hidden=8 --actions=2 --repeats=2 --block=1 --policy_calls=3"
+    found, more = (run("benchmarks.updates_drq", *small.split(), kind, f"--batch={n}") for n in (2, 3))
+    assert len(found["update_s"]) == 2 and found["discrete"] == (kind == "--discrete")
+    assert 1.4 < more["flops_per_update"] / found["flops_per_update"] < 1.51
+    for name in ("updates_per_s", "cpu_s_per_update", "temp_mib", "policy_ms", "peak_rss_mib"):
+        assert found[name] > 0, name

@@ -43,10 +43,10 @@ class World:
         config = config_of(drq__tau=tau, **SMALL)
         self.parts, self.learner = DrqEps(config, SPACES), make(config, SPACES)
         self.state = shaken(quick(self.learner.init)(jax.random.key(0)))
-        target = jax.tree.map(jnp.copy, self.state.params if tau == 1 else self.state.target)
+        slow = jax.tree.map(jnp.copy, self.state.params if tau == 1 else self.state.slow)
         if tau < 1:  # a target network of quite another opinion about what is best
-            target["critic"]["advantage"] = jax.tree.map(jnp.negative, target["critic"]["advantage"])
-        self.state = self.state.replace(target=target)
+            slow["critic"]["advantage"] = jax.tree.map(jnp.negative, slow["critic"]["advantage"])
+        self.state = self.state.replace(slow=slow)
         self.update, self.explain = quick(self.learner.update), quick(self.learner.explain)
         self.act = quick(self.learner.act, static_argnums=4)
         reward = np.array([-1, -1.4, 3, 0.2, -4], np.float32)  # errors on both sides of 1
@@ -76,7 +76,7 @@ def test_network_has_the_published_size():
 def test_double_targets_and_huber_loss(tau, world):
     """The online network chooses, the target network judges; with tau = 1 they are one."""
     w = world if tau < 1 else World(tau)
-    p, slow = reference.as_float64(w.state.params), reference.as_float64(w.state.target)
+    p, slow = reference.as_float64(w.state.params), reference.as_float64(w.state.slow)
     y = reference.target_eps(p, slow, w.batch, KEYS)
     want = {"target": y.mean(), "loss/critic": reference.loss_eps(p, w.batch, y, KEYS), "opt/skipped": 0}
     q = reference.dueling(p["critic"], reference.features(p["encoder"], w.batch.obs, *KEYS, nature=True))
@@ -90,7 +90,7 @@ def test_double_targets_and_huber_loss(tau, world):
     if tau < 1:  # other choices and judges give other numbers
         for pair in ((slow, slow), (p, p), (slow, p)):
             assert abs(reference.target_eps(*pair, w.batch, KEYS).mean() - want["target"]) > 1e-3
-    target = reference.as_float64(w.out.state.target)
+    target = reference.as_float64(w.out.state.slow)
     after = reference.as_float64(w.out.state.params)
     mixed = jax.tree.map(lambda t, x: (1 - tau) * t + tau * x, slow, after)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), target, mixed)
@@ -98,7 +98,7 @@ def test_double_targets_and_huber_loss(tau, world):
 
 def test_gradients_and_step(world):
     """Along random directions, against differences of the float64 loss; the step is Adam's first."""
-    p, slow = reference.as_float64(world.state.params), reference.as_float64(world.state.target)
+    p, slow = reference.as_float64(world.state.params), reference.as_float64(world.state.slow)
     y, draw = reference.target_eps(p, slow, world.batch, KEYS), np.random.default_rng(0)
     found = world.explain(world.state, world.batch, jax.random.key(5))
     after = reference.as_float64(world.out.state.params)

@@ -153,7 +153,9 @@ def test_atari_is_shown_in_its_own_colours():
     assert any(np.ptp(x[""], axis=-1).max() > 50 for x in pictures), "coloured"
     for picture, row in zip(pictures, rows, strict=False):
         gray = picture[""] @ np.array([0.299, 0.587, 0.114])
-        small_one = np.asarray(Image.fromarray(gray.astype(np.float32)).resize((64, 64), Image.Resampling.BOX))
+        small_one = np.asarray(
+            Image.fromarray(gray.astype(np.float32)).resize((64, 64), Image.Resampling.BOX)
+        )
         assert np.abs(small_one - row.obs["image"][0, ..., -1]).mean() < 3, "the same game"
     film.close()
 
@@ -196,7 +198,9 @@ def test_virtual_cameras_have_all_that_moves_in_view():
     _, _, boxes = physics.kinematics(stage.model, [where for where, _ in slides])
     look = reel._looks([None] * 5, *physics.aims(boxes))
     for k in range(4):
-        for box, place, turn in zip(boxes, look.camera_position[:, k], look.camera_rotation[:, k], strict=True):
+        for box, place, turn in zip(
+            boxes, look.camera_position[:, k], look.camera_rotation[:, k], strict=True
+        ):
             corners = np.array([[box[i, 0], box[j, 1], box[m, 2]] for i, j, m in np.ndindex(2, 2, 2)])
             x, y, z = ((corners - place) @ turn).T
             limit = np.tan(np.deg2rad(physics.FOVY / 2))
@@ -210,8 +214,8 @@ def tiny(monkeypatch):
 
 def test_a_run_films_itself_and_is_the_same_run(tiny, tmp_path, without_av):
     plain = small.run(tmp_path / "plain", "--steps=60", "--eval_every=40")
-    filmed = small.run(tmp_path / "filmed", "--steps=60", "--eval_every=40", "--video_every=20")
-    assert sorted(x.name for x in (filmed.path / "videos").iterdir()) == ["20.webp", "40.webp", "60.webp"]
+    filmed = small.run(tmp_path / "filmed", "--steps=60", "--eval_every=40", "--video_every=30")
+    assert sorted(x.name for x in (filmed.path / "videos").iterdir()) == ["30.webp", "60.webp"]
     small.assert_same_rows(plain, filmed)
     small.assert_same_arrays(plain.arrays(), filmed.arrays())
     assert not (plain.path / "videos").exists()
@@ -228,9 +232,9 @@ def test_a_film_that_breaks_does_not_break_the_run(tiny, tmp_path, monkeypatch, 
     assert capfd.readouterr().out.count("ZeroDivisionError: the lens cap was on") >= 1
 
 
-def test_a_task_without_pictures_trains_and_says_once_per_video_why(tiny, tmp_path, capfd):
+def test_a_task_without_pictures_trains_and_says_once_why(tiny, tmp_path, capfd):
     small.run(tmp_path, "--task=toy_reach", "--steps=40", "--video_every=20", "--terminal.style=plain")
-    assert "no video: task=toy_reach: has no pictures" in capfd.readouterr().out
+    assert capfd.readouterr().out.count("no video: task=toy_reach: has no pictures") == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

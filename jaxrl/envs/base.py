@@ -52,6 +52,9 @@ class CheckedEnv(abc.ABC):
         self._pending = False
         self._closed = False
 
+    def place(self, device: jax.Device) -> None:  # pyright: ignore[reportInvalidTypeForm]
+        """Moves environments that are on a device to this one; those on the host stay."""
+
     @property
     def bad(self) -> int | None:
         """Episodes given up so far since a simulator's numbers were not finite; None: it has none such."""

@@ -6,6 +6,8 @@ jax/networks.py, FullRainbowNetwork, for discrete ones. Several cameras, and vec
 after robobase: a convolution network for each camera, a bottleneck of their own for vectors.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -14,7 +16,7 @@ from jaxrl.config import ConfigError
 from jaxrl.nets.blocks import DType
 from jaxrl.ops.conv import DIMENSIONS
 from jaxrl.ops.conv_valid import SMALLEST, Layer, encode
-from jaxrl.types import ArraySpec
+from jaxrl.types import ArraySpec, Key, Params
 
 Features = dict[str, jax.Array]  # "image" [B, f] and "vector" [B, d], those that there are
 
@@ -42,6 +44,16 @@ def split_keys(obs: dict[str, ArraySpec]) -> tuple[list[str], list[str]]:
     if not obs:
         raise ValueError("no observation to learn from")
     return images, vectors
+
+
+def run(net: nn.Module, params: Params, *args: Any) -> Any:
+    """Applies a network to its own parameters."""
+    return net.apply({"params": params}, *args)
+
+
+def initial(net: nn.Module, key: Key, *args: Any) -> Params:
+    """A network's parameters at the start, {} if it has none."""
+    return net.init(key, *args).get("params", {})
 
 
 class Linear(nn.Module):

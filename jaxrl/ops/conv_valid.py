@@ -51,6 +51,7 @@ def encode(images: jax.Array, layers: list[Layer]) -> jax.Array:
 
 
 def plain(images: jax.Array, layers: list[Layer]) -> jax.Array:
+    """`encode` as its definition says it."""
     x = _scaled(jax.lax.stop_gradient(images), layers[0].kernel.dtype)
     for stride, (kernel, bias) in zip(STRIDES, layers, strict=True):
         steps = (stride, stride)

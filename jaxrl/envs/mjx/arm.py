@@ -44,11 +44,13 @@ class Touch(NamedTuple):
 
 
 def engine() -> Engine:
+    """The arm's physics."""
     return engines.load(ASSET, SUBSTEPS)
 
 
 @functools.cache
 def parts() -> Parts:
+    """Where the arm's parts are in poses."""
     model = engine().model
     return Parts(
         tool=model.site("tool").id,

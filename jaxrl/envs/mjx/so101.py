@@ -168,7 +168,10 @@ class Hover(So101):
     """Bring the tool to within 2 cm of the point 4 cm above the cube, and keep it there for 10 control steps
     in a row: that succeeds, and ends. Otherwise an episode is truncated after 200 control steps, 4 s.
 
-        reward = 1 - tanh(10 d) + 0.5 hold / 10 + 10 at success,    d: distance to that point in metres
+        reward = -tanh(10 d) + 10 at success,    d: distance to that point in metres
+
+    Never positive before success, so that to stay near without it does not pay. Random actions score about
+    -140 and succeed in 5 of 100 episodes; going straight there scores about 4.
     """
 
     @property
@@ -186,7 +189,7 @@ class Hover(So101):
         distance = jnp.linalg.norm(poses.sites[known.tool] - target)
         hold = jnp.where(distance < NEAR, memo.hold + 1, 0)
         success = hold >= HOLD
-        reward = 1 - jnp.tanh(10 * distance) + 0.5 * hold / HOLD + jnp.where(success, 10, 0)
+        reward = jnp.where(success, 10, 0) - jnp.tanh(10 * distance)
         return Verdict(reward, memo.replace(action=action, hold=hold), success)
 
 

@@ -70,19 +70,19 @@ class DrqV2:
         key_encoder, key_critic, key_actor = jax.random.split(key, 3)
         obs = {k: jnp.zeros((1, *spec.shape), spec.dtype) for k, spec in self.spaces.obs.items()}
         obs |= self.initial_carry(1).frames
-        encoder = shared.initial(self.encoder, key_encoder, obs)
-        seen = shared.run(self.encoder, encoder, obs)
-        critic = shared.initial(self.critic, key_critic, seen, jnp.zeros((1, *self.spaces.action.shape)))
+        encoder = nets.initial(self.encoder, key_encoder, obs)
+        seen = nets.run(self.encoder, encoder, obs)
+        critic = nets.initial(self.critic, key_critic, seen, jnp.zeros((1, *self.spaces.action.shape)))
         params = {
             "encoder": encoder,
             "critic": critic,
-            "actor": shared.initial(self.actor, key_actor, seen),
+            "actor": nets.initial(self.actor, key_actor, seen),
         }
         opt = {
             "critic": self.optimizer.init({"encoder": encoder, "critic": critic}),
             "actor": self.optimizer.init(params["actor"]),
         }
-        return DrqState(params=params, target=jax.tree.map(jnp.copy, critic), opt=opt)
+        return DrqState(params=params, slow={"critic": jax.tree.map(jnp.copy, critic)}, opt=opt)
 
     def initial_carry(self, n: int) -> DrqCarry:
         return shared.initial_carry(self.spaces, self.config.drq.stack, n)
@@ -97,7 +97,7 @@ class DrqV2:
         key_noise, key_random = jax.random.split(key)
         steps = shared.decided(carry)[:, None]
         obs, carry = shared.see(carry, step)
-        mean = shared.run(self.actor, p["actor"], shared.run(self.encoder, p["encoder"], obs))
+        mean = nets.run(self.actor, p["actor"], nets.run(self.encoder, p["encoder"], obs))
         if mode == "mode":
             return ActOutput(mean, carry, ())
         noise = self.noise(steps) if mode == "train" else self.config.drq.noise_end
@@ -109,13 +109,13 @@ class DrqV2:
 
     def draw(self, p: Params, seen: nets.Features, noise: jax.Array, key: Key) -> jax.Array:
         """[B, A]: the policy's action with noise that is limited, for targets and for the actor's loss."""
-        mean, limit = shared.run(self.actor, p, seen), self.config.drq.noise_clip
+        mean, limit = nets.run(self.actor, p, seen), self.config.drq.noise_clip
         return clamp(mean + jnp.clip(noise * jax.random.normal(key, mean.shape), -limit, limit))
 
     def critic_loss(self, p: Params, obs: dict[str, jax.Array], action: jax.Array, target: jax.Array):
         """Both heads' mean squared errors, summed; and (features, values [2, B])."""
-        seen = shared.run(self.encoder, p["encoder"], obs)
-        q = shared.run(self.critic, p["critic"], seen, action)
+        seen = nets.run(self.encoder, p["encoder"], obs)
+        q = nets.run(self.critic, p["critic"], seen, action)
         return jnp.square(q - target).mean(1).sum(), (seen, q)
 
     def learn(self, state: DrqState, batch: Transitions, key: Key) -> Learned:
@@ -129,9 +129,9 @@ class DrqV2:
         drq, params = self.config.drq, state.params
         noise = self.noise(batch.agent_steps)
         next_obs = shared.augmented(batch.next_obs, key_next, drq)
-        next_seen = shared.run(self.encoder, params["encoder"], next_obs)
+        next_seen = nets.run(self.encoder, params["encoder"], next_obs)
         next_action = self.draw(params["actor"], next_seen, noise, key_target)
-        next_q = shared.run(self.critic, state.target, next_seen, next_action).min(0)
+        next_q = nets.run(self.critic, state.slow["critic"], next_seen, next_action).min(0)
         target = jax.lax.stop_gradient(batch.reward + batch.discount * next_q)
 
         both = {k: params[k] for k in ("encoder", "critic")}
@@ -144,14 +144,14 @@ class DrqV2:
 
         def actor_loss(p):
             action = self.draw(p, seen, noise, key_actor)
-            return -shared.run(self.critic, both["critic"], seen, action).min(0).mean()
+            return -nets.run(self.critic, both["critic"], seen, action).min(0).mean()
 
         loss, actor_grads = jax.value_and_grad(actor_loss)(params["actor"])
         actor, opt_actor = shared.descend(self.optimizer, actor_grads, state.opt["actor"], params["actor"])
         return Learned(
             state=DrqState(
                 params=both | {"actor": actor},
-                target=shared.polyak(state.target, both["critic"], drq.tau),
+                slow={"critic": shared.polyak(state.slow["critic"], both["critic"], drq.tau)},
                 opt={"critic": opt_critic, "actor": opt_actor},
             ),
             losses={"critic": critic_loss, "actor": loss},

@@ -62,11 +62,11 @@ class DrqEps:
         key_encoder, key_critic = jax.random.split(key)
         obs = {k: jnp.zeros((1, *spec.shape), spec.dtype) for k, spec in self.spaces.obs.items()}
         obs |= self.initial_carry(1).frames
-        encoder = shared.initial(self.encoder, key_encoder, obs)
-        seen = shared.run(self.encoder, encoder, obs)
-        params = {"encoder": encoder, "critic": shared.initial(self.critic, key_critic, seen)}
+        encoder = nets.initial(self.encoder, key_encoder, obs)
+        seen = nets.run(self.encoder, encoder, obs)
+        params = {"encoder": encoder, "critic": nets.initial(self.critic, key_critic, seen)}
         opt = {"critic": self.optimizer.init(params)}
-        return DrqState(params=params, target=jax.tree.map(jnp.copy, params), opt=opt)
+        return DrqState(params=params, slow=jax.tree.map(jnp.copy, params), opt=opt)
 
     def initial_carry(self, n: int) -> DrqCarry:
         return shared.initial_carry(self.spaces, self.config.drq.stack, n)
@@ -79,7 +79,7 @@ class DrqEps:
 
     def values(self, p: Params, obs: dict[str, jax.Array]) -> jax.Array:
         """[B, A] of each action."""
-        return shared.run(self.critic, p["critic"], shared.run(self.encoder, p["encoder"], obs))
+        return nets.run(self.critic, p["critic"], nets.run(self.encoder, p["encoder"], obs))
 
     def act(self, p: Params, carry: DrqCarry, step: Step, key: Key, mode: str) -> ActOutput:
         """The best action, or a random one: by the schedule in "train", with the chance `drq.eval_noise` in
@@ -111,15 +111,15 @@ class DrqEps:
         next_obs = shared.augmented(batch.next_obs, key_next, drq)
         next_q = self.values(params, next_obs)
         # With tau = 1 the target network is the online one of this moment: no need to run it.
-        judged = next_q if drq.tau == 1 else self.values(state.target, next_obs)
+        judged = next_q if drq.tau == 1 else self.values(state.slow, next_obs)
         best = jnp.take_along_axis(judged, next_q.argmax(-1)[:, None], 1)[:, 0]
         target = jax.lax.stop_gradient(batch.reward + batch.discount * best)
         obs = shared.augmented(batch.obs, key_obs, drq)
         (loss, q), grads = jax.value_and_grad(self.loss, has_aux=True)(params, obs, batch.action, target)
         params, opt = shared.descend(self.optimizer, grads, state.opt["critic"], params)
-        target_params = shared.polyak(state.target, params, drq.tau)
+        slow = shared.polyak(state.slow, params, drq.tau)
         return Learned(
-            state=DrqState(params=params, target=target_params, opt={"critic": opt}),
+            state=DrqState(params=params, slow=slow, opt={"critic": opt}),
             losses={"critic": loss},
             grads=grads,
             scalars={"q": q.mean(), "target": target.mean()},

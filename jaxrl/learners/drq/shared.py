@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from flax import struct
 
 from jaxrl.config import Config, DrqConfig
@@ -24,7 +23,7 @@ from jaxrl.types import Key, Metrics, Params, Spaces, Step, Transitions, UpdateO
 @struct.dataclass(kw_only=True)
 class DrqState:
     params: Params  # f32, by network
-    target: Params  # averages of those networks of `params` that targets are made with
+    slow: Params  # averages of those networks of `params` that targets are made with, by the same names
     opt: dict[str, OptState]  # by what each of them minimises
 
 
@@ -48,17 +47,8 @@ class Learned:
 Learn = Callable[[DrqState, Transitions, Key], Learned]
 
 
-def run(net: nn.Module, params: Params, *args: Any) -> Any:
-    """Applies a network to its own parameters."""
-    return net.apply({"params": params}, *args)
-
-
-def initial(net: nn.Module, key: Key, *args: Any) -> Params:
-    """A network's parameters at the start, {} if it has none."""
-    return net.init(key, *args).get("params", {})
-
-
 def initial_carry(spaces: Spaces, stack: int, n: int) -> DrqCarry:
+    """The carry of n environments before their first row."""
     shapes = {k: spec.shape for k, spec in spaces.obs.items() if spec.is_image}
     frames = {k: jnp.zeros((n, h, w, stack * c), jnp.uint8) for k, (h, w, c) in shapes.items()}
     return DrqCarry(frames=frames, agent_steps=jnp.zeros(n, jnp.int32))
@@ -108,9 +98,9 @@ def augmented(obs: dict[str, jax.Array], key: Key, drq: DrqConfig) -> dict[str, 
     return found
 
 
-def polyak(target: Params, params: Params, tau: float) -> Params:
-    """target + tau (params - target)."""
-    return jax.tree.map(lambda t, p: t + tau * (p - t), target, params)
+def polyak(slow: Params, params: Params, tau: float) -> Params:
+    """slow + tau (params - slow)."""
+    return jax.tree.map(lambda s, p: s + tau * (p - s), slow, params)
 
 
 def update(learn: Learn, config: Config, state: DrqState, batch: Transitions, key: Key) -> UpdateOutput:

@@ -66,6 +66,7 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def unit(x: jax.Array) -> jax.Array:
+    """[..., 3] with length 1; 0 stays 0."""
     return x / jnp.maximum(jnp.sqrt((x * x).sum(-1, keepdims=True)), 1e-12)
 
 

@@ -21,18 +21,22 @@ EDGE = 1e-4  # of a cylinder's half length: nearer to its end than that is the c
 
 
 def dot(a: Vec, b: Vec) -> jax.Array:
+    """Scalar product."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def sub(a: Vec, b: Vec) -> Vec:
+    """a - b."""
     return a[0] - b[0], a[1] - b[1], a[2] - b[2]
 
 
 def cross(a: Vec, b: Vec) -> Vec:
+    """Vector product."""
     return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
 
 def scaled(a: Vec, s: jax.Array) -> Vec:
+    """s * a."""
     return a[0] * s, a[1] * s, a[2] * s
 
 

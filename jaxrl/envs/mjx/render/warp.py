@@ -4,8 +4,8 @@
     rgb = warp.render(xpos, xmat)                     # inside jit; [1024, 2, 84, 84, 3] u8
 
 An optional extra. The number of environments is fixed when it is made, so that training and evaluation need
-one each, and a call must not be mapped over once more. Runs on a CPU too, for tests. Holds buffers on the
-device for as long as it lives.
+one each, and a call must not be mapped over once more. Runs on a CPU too, for tests. It owns buffers that
+its pictures are drawn into: keep it until they have arrived. Highlights are not quite those of OpenGL.
 """
 
 import contextlib

@@ -45,7 +45,8 @@ FOLLOWED_BY = {
     "observe": PHYSICS,
     **dict.fromkeys(("cameras", "samples"), DRAWN),
     **dict.fromkeys(("renderer", "randomize"), OURS),
-    **dict.fromkeys(("stage", "promote", "control"), LIFT),
+    **dict.fromkeys(("stage", "promote"), LIFT),
+    "control": ("mjx_so101 tasks have", "mjx_so101"),
 }
 
 

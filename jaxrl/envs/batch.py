@@ -70,7 +70,7 @@ class Batched:
         episode = carry.episode + is_first.astype(carry.episode.dtype)
         fresh = jax.lax.cond(  # some simulate hundreds of steps to begin with
             is_first.any(),
-            lambda: strong(jax.vmap(self.env.reset)(jax.vmap(_reset_key)(carry.seed, episode))),
+            lambda: strong(jax.vmap(self._again)(jax.vmap(_reset_key)(carry.seed, episode), carry.state)),
             lambda: carry.state,
         )
         moved, reward, elapsed, over, is_terminal, bad = jax.vmap(self._held)(
@@ -93,6 +93,11 @@ class Batched:
             is_last=is_last,
             is_terminal=is_terminal & is_last,
         )
+
+    def _again(self, key: Key, ended: State) -> State:
+        """The first row of the next episode."""
+        reset_after = getattr(self.env, "reset_after", None)  # of those that learn from how the last one went
+        return reset_after(key, ended) if reset_after else self.env.reset(key)
 
     def _held(self, state: State, action: jax.Array, elapsed: jax.Array) -> tuple[Any, ...]:
         """One environment, its action held: state, reward, elapsed, over, terminal, whether it went bad."""

@@ -5,7 +5,6 @@ together anew. Steps of schedules are agent_steps of all environments together.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp

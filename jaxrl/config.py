@@ -146,6 +146,7 @@ class DrqConfig(Section):
     noise_end: float = leaf(0.1, "exploration in the end", low=0, high=1)
     noise_steps: int = leaf(500_000, "length of the linear schedule between them", "agent_steps", low=1)
     noise_clip: float = leaf(0.3, "largest noise of a target's or an actor's action", low=0)
+    saturation: float = leaf(0.0, "weight of a penalty on means near their bounds", source=OWN, low=0)
     eval_noise: float = leaf(0.0, "epsilon of discrete actions in evaluations", low=0, high=1)
 
 

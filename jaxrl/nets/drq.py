@@ -189,7 +189,7 @@ class Critic(nn.Module):
 
 
 class Actor(nn.Module):
-    """Means of actions: features -> [n, actions] f32 in [-1, 1]; how far to stray from them is a schedule."""
+    """Features -> u, [n, actions] f32; tanh(u) are means of actions, how far to stray from them is a schedule."""
 
     features: int
     hidden: int
@@ -199,7 +199,7 @@ class Actor(nn.Module):
     @nn.compact
     def __call__(self, seen: Features) -> jax.Array:
         x = Trunk(self.features, self.dtype, name="trunk")(seen)
-        return jnp.tanh(Head(self.hidden, self.actions, self.dtype, name="head")(x))
+        return Head(self.hidden, self.actions, self.dtype, name="head")(x)
 
 
 class Dueling(nn.Module):

@@ -30,6 +30,7 @@ from jaxrl.types import (
 )
 
 POLICY = ("encoder", "actor")  # networks that acting needs
+STEEP = 2.0  # where tanh(u) is 0.96 and its slope 0.07; the slope is what an actor learns through
 LIMIT = 1 - 1e-6  # of an action's components, as in drqv2 utils.py
 
 
@@ -97,7 +98,7 @@ class DrqV2:
         key_noise, key_random = jax.random.split(key)
         steps = shared.decided(carry)[:, None]
         obs, carry = shared.see(carry, step)
-        mean = nets.run(self.actor, p["actor"], nets.run(self.encoder, p["encoder"], obs))
+        mean = jnp.tanh(nets.run(self.actor, p["actor"], nets.run(self.encoder, p["encoder"], obs)))
         if mode == "mode":
             return ActOutput(mean, carry, ())
         noise = self.noise(steps) if mode == "train" else self.config.drq.noise_end
@@ -107,9 +108,9 @@ class DrqV2:
             action = jnp.where(steps < self.config.drq.random_steps, chance, action)
         return ActOutput(action, carry, ())
 
-    def draw(self, p: Params, seen: nets.Features, noise: jax.Array, key: Key) -> jax.Array:
+    def draw(self, u: jax.Array, noise: jax.Array, key: Key) -> jax.Array:
         """[B, A]: the policy's action with noise that is limited, for targets and for the actor's loss."""
-        mean, limit = nets.run(self.actor, p, seen), self.config.drq.noise_clip
+        mean, limit = jnp.tanh(u), self.config.drq.noise_clip
         return clamp(mean + jnp.clip(noise * jax.random.normal(key, mean.shape), -limit, limit))
 
     def critic_loss(self, p: Params, obs: dict[str, jax.Array], action: jax.Array, target: jax.Array):
@@ -123,6 +124,9 @@ class DrqV2:
 
             y = R + discount * min(Q'0, Q'1)(h', clamp(mu(h') + clip(sigma e, -c, c)))
 
+        With drq.saturation, the actor's loss has a penalty on means tanh(u) with |u| > 2: where a critic that
+        knows little yet drives them to the bounds, the gradient vanishes, and with it a seed.
+
         The actor sees the features from before the encoder moved, and is judged by the critic that has.
         """
         key_obs, key_next, key_target, key_actor = jax.random.split(key, 4)
@@ -130,7 +134,7 @@ class DrqV2:
         noise = self.noise(batch.agent_steps)
         next_obs = shared.augmented(batch.next_obs, key_next, drq)
         next_seen = nets.run(self.encoder, params["encoder"], next_obs)
-        next_action = self.draw(params["actor"], next_seen, noise, key_target)
+        next_action = self.draw(nets.run(self.actor, params["actor"], next_seen), noise, key_target)
         next_q = nets.run(self.critic, state.slow["critic"], next_seen, next_action).min(0)
         target = jax.lax.stop_gradient(batch.reward + batch.discount * next_q)
 
@@ -143,8 +147,10 @@ class DrqV2:
         seen = jax.lax.stop_gradient(seen)
 
         def actor_loss(p):
-            action = self.draw(p, seen, noise, key_actor)
-            return -nets.run(self.critic, both["critic"], seen, action).min(0).mean()
+            u = nets.run(self.actor, p, seen)
+            q = nets.run(self.critic, both["critic"], seen, self.draw(u, noise, key_actor)).min(0)
+            excess = jnp.maximum(jnp.abs(u) - STEEP, 0)
+            return drq.saturation * jnp.square(excess).sum(-1).mean() - q.mean()
 
         loss, actor_grads = jax.value_and_grad(actor_loss)(params["actor"])
         actor, opt_actor = shared.descend(self.optimizer, actor_grads, state.opt["actor"], params["actor"])

@@ -2,8 +2,8 @@
 
     python -m benchmarks.learning --config=catch --seeds=0,1,2 --goal=0.9 --out=benchmarks/results/catch.json
 
-One JSON record: per seed the evaluations (env_steps, wall seconds, mean score) and the last one against the
-goal. Beside OUT an .svg of the same name shows the curves. Words after `--` go to the trainer.
+One JSON record: per seed the evaluations (env_steps, wall seconds, mean score or another metric of
+evaluations) and the last one against the goal. Beside OUT an .svg of the same name shows the curves. Words after `--` go to the trainer.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from typing import Any
 from benchmarks import record
 
 SIZE, MARGIN = (640, 360), 48  # pixels of the picture
+SCORE = "eval_episode/avg_score"
+TRAINING = {SCORE: "episode/score", "eval_episode/success_rate": "episode/success"}  # the same in training
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
 
 
@@ -27,7 +29,8 @@ def main() -> int:
     )
     parser.add_argument("--config", required=True)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--goal", type=float, required=True, help="mean score of the last evaluation")
+    parser.add_argument("--goal", type=float, required=True, help="of the last evaluation")
+    parser.add_argument("--metric", default=SCORE, choices=TRAINING, help="of an evaluation")
     parser.add_argument("--together", type=int, default=1, help="runs at the same time")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("trainer", nargs="*", help="more settings, after --")
@@ -38,18 +41,21 @@ def main() -> int:
         runs = []
         for first in range(0, len(seeds), args.together):
             batch = [begin(args, seed, pathlib.Path(folder)) for seed in seeds[first : first + args.together]]
-            runs += [finish(*run) for run in batch]
+            runs += [finish(args.metric, *run) for run in batch]
     good = [bool(run["evaluations"]) and run["evaluations"][-1]["score"] >= args.goal for run in runs]
     found = {
         "config": args.config,
+        "metric": args.metric,
         "goal": args.goal,
+        "trainer": args.trainer,
         "together": args.together,
         "reached": good,
         "runs": runs,
     }
     record.finish(head | found, args.out)
     if args.out:
-        args.out.with_suffix(".svg").write_text(picture(args.config, args.goal, runs), encoding="utf-8")
+        title = f"{args.config}: {args.metric.partition('/')[2]}"
+        args.out.with_suffix(".svg").write_text(picture(title, args.goal, runs), encoding="utf-8")
     return 0 if all(good) else 1
 
 
@@ -61,23 +67,24 @@ def begin(args: argparse.Namespace, seed: int, folder: pathlib.Path) -> tuple[in
     return seed, logdir, subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
-def finish(seed: int, logdir: pathlib.Path, process: Any) -> dict[str, Any]:
+def finish(metric: str, seed: int, logdir: pathlib.Path, process: Any) -> dict[str, Any]:
     """Waits for a run and reads its curve."""
     code = process.wait()
     rows = [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
-    scored = [row for row in rows if "eval_episode/avg_score" in row]
+    scored = [row for row in rows if metric in row]
     curve = [
         {
             "step": row["step"],
             "updates": row["updates"],
             "wall_s": round(row["wall_s"], 1),
-            "score": row["eval_episode/avg_score"],
+            "score": row[metric],
             "std": row["eval_episode/std_score"],
             "episodes": row["eval_episode/episodes"],
         }
         for row in scored
     ]
-    training = [[row["step"], round(row["episode/score"], 3)] for row in rows if "episode/score" in row]
+    name = TRAINING[metric]
+    training = [[row["step"], round(row[name], 3)] for row in rows if name in row]
     return {"seed": seed, "exit": code, "evaluations": curve, "training": training}
 
 
@@ -113,7 +120,7 @@ def picture(title: str, goal: float, runs: list[dict[str, Any]]) -> str:
             f'<text x="{SIZE[0] - MARGIN + 6}" y="{60 + 16 * number}" fill="{colour}">{run["seed"]}</text>'
         )
     parts += [
-        f'<text x="{MARGIN}" y="24">{title}: mean score (thick: evaluation, thin: training)</text>',
+        f'<text x="{MARGIN}" y="24">{title} (thick: evaluation, thin: training)</text>',
         f'<text x="{SIZE[0] / 2 - 30}" y="{SIZE[1] - 10}">env_steps</text>',
         f'<text x="{SIZE[0] - MARGIN - 36}" y="{SIZE[1] - 30}">{last:,}</text>',
         f'<text x="6" y="{at(0, high)[1] + 4}">{high:.3g}</text>',

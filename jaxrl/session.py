@@ -94,8 +94,7 @@ def train_in(
             sinks.note(line)
         sinks.note("compiling: seconds with a warm cache, up to a minute without ...")
         faults.at("compile")
-        programs = compiled(parts, env)
-        compile_s = time.monotonic() - began
+        programs, compile_s = compiled(parts, env), time.monotonic() - began
         state = saving.fitting(env, first_state(programs, start, config, sinks), sinks.note)
         if start.saved and state.env is None:  # episodes begin anew, and not with those that the run has seen
             env.close()

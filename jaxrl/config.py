@@ -5,7 +5,7 @@ it. Dotted names ("replay.capacity") are the flag names. Units: env_steps count 
 environments, agent_steps are decisions, updates gradient steps. A period of 0 means never. Sources:
 "dreamerv3" is danijar/dreamerv3 of May 2026 (configs.yaml and the code that reads it), "DreamerV3 2023"
 its first release, "Atari-100k" that benchmark as dreamerv3 runs it, "DrQ-v2"
-facebookresearch/drqv2 and its paper, "own choice" ours. A section's
+facebookresearch/drqv2 and its paper, "pick-101" the project ggand0/pick-101, "own choice" ours. A section's
 `source` holds where a leaf names none.
 
 Standard library only: reading a configuration must not cost an import of jax.
@@ -63,6 +63,7 @@ class EnvConfig(Section):
     randomize: float = leaf(0.0, "strength of random colours, lights, cameras", source=OWN, low=0, high=1)
     stage: int = leaf(3, "start states of mjx_so101_lift, 4 the hardest", "stage", source=OWN, low=0, high=4)
     promote: float = leaf(0.0, "success rate that raises env.stage; 0 = never", source=OWN, low=0, high=1)
+    bonus: float = leaf(10.0, "reward of a success of mjx_so101_lift", source="pick-101", low=0)
     control: str = leaf("tool", "what moves mjx_so101_lift", source=OWN, choices=("tool", "joints"))
     placement: str = leaf("auto", "of physics tasks; auto = device", source=OWN, choices=PLACEMENTS)
 

@@ -9,7 +9,14 @@ from small import assert_same_arrays, assert_same_rows
 
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 REAL = ("--model.size=debug", "--loss.horizon=3", "--batch_length=8", "--log_every=20", "--eval_every=40")
-STEPS, CUTS = 120, 5
+STEPS = 120
+DREAMER = ("--agent=dreamer",)
+DRQ = ("--agent=drq", "--env.size=36", "--drq.channels=2", "--drq.features=4", "--drq.hidden=8")
+CASES = {  # learner, and how often it is cut
+    "toy_clock": (DREAMER, 5),
+    "toy_reach": (DREAMER, 5),
+    "mjx_cartpole_balance": ((*DRQ, "--env.time_limit=30", "--drq.random_steps=20"), 5),
+}
 
 
 def process(folder, *flags, code=0):
@@ -20,18 +27,19 @@ def process(folder, *flags, code=0):
     return small.Run(folder)
 
 
-@pytest.mark.parametrize("task", ["toy_clock", "toy_reach"])
-def test_five_cuts_change_no_bit(tmp_path, task):
-    """Parameters, optimiser, replay, environments, counters, rows and scores; the real learner."""
-    flags = (f"--task={task}", "--agent=dreamer")
+@pytest.mark.parametrize("task", CASES)
+def test_cuts_change_no_bit(tmp_path, task):
+    """Parameters, optimiser, replay, environments, counters, rows and scores; the real learners."""
+    learner, cuts = CASES[task]
+    flags = (f"--task={task}", *learner)
     straight = process(tmp_path / "straight", *flags)
-    moments = sorted(random.Random(task).sample(range(2, STEPS), CUTS))
+    moments = sorted(random.Random(task).sample(range(2, STEPS), cuts))
     for before, at in zip([0, *moments], moments, strict=False):
         cut = process(tmp_path / "cut", *flags, f"--debug.fault=term@act:{at - before}", code=143)
         assert cut.note["exit"] == "stopped"
     whole = process(tmp_path / "cut", *flags)
     starts = [x["step"] for x in whole.note["starts"]]
-    assert len(starts) == CUTS + 1 and starts[1:] == moments
+    assert len(starts) == cuts + 1 and starts[1:] == moments
     assert_same_rows(straight, whole)
     assert straight.scores == whole.scores
     assert_same_arrays(straight.arrays(), whole.arrays())

@@ -41,7 +41,7 @@ def _kind(name: str, env: EnvConfig):
         from jaxrl.envs.mjx.so101 import Hover, Lift
 
         if name == "so101_lift":
-            return Lift, {"control": env.control, "stage": env.stage, "promote": env.promote}
+            return Lift, {name: getattr(env, name) for name in ("control", "stage", "promote", "bonus")}
         return Hover, {"control": env.control}
     if name == "cheetah_run":
         from jaxrl.envs.mjx.cheetah import Cheetah

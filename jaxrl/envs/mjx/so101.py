@@ -130,11 +130,13 @@ class Lift(So101):
     """Lift the cube: it succeeds, and ends, when the cube was grasped and its middle higher than 8 cm for
     10 control steps in a row. Otherwise an episode is truncated after 200 control steps, 4 s.
 
-    Grasped: the jaw is closed and both fingers touch the cube. The reward is `lift_reward`.
+    Grasped: the jaw is closed and both fingers touch the cube. The reward is `lift_reward`, and `bonus` for a
+    success: with pick-101's 10 it may pay more to linger below the height than to succeed.
     Source: the project ggand0/pick-101, whose shaping "v19" was the first of many that worked.
     """
 
     stage: int = 3
+    bonus: float = 10.0
     promote: float = 0.0  # success rate at which an environment goes on to the next stage; 0 = never
 
     @property
@@ -158,7 +160,7 @@ class Lift(So101):
         reward = lift_reward(touch, height, qpos[arm.JOINTS - 1], hold)
         reward -= jnp.where(lifted, 0.02 * jnp.square(action - memo.action).sum(), 0)
         reward -= jnp.where(memo.grasped & ~touch.grasped, 2, 0)
-        reward += jnp.where(success, 10, 0)
+        reward += jnp.where(success, self.bonus, 0)
         memo = memo.replace(action=action, grasped=touch.grasped, hold=hold)
         return Verdict(reward, memo, success)
 

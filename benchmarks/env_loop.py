@@ -3,10 +3,10 @@
     python -m benchmarks.env_loop
     python -m benchmarks.env_loop --tasks mjx_so101_lift --num_envs 64 --out benchmarks/results/env_loop.json
 
-Alternates, in one process, the bare compiled step and pictures of N environments, called over and over with the
-same actions, and a training run of the random agent through the command line, with metrics and scores written
-as always. Rates are env_steps/s on the wall clock; `cost` is how much of the bare rate the loop loses. Prints
-one JSON record.
+Alternates, in one process, the bare compiled step and pictures of N environments, called over and over with
+the same actions, and a training run of the random agent through the command line, with metrics and scores
+written as always. Rates are env_steps/s on the wall clock; `cost` is how much of the bare rate the loop
+loses. Prints one JSON record.
 """
 
 import argparse

@@ -3,7 +3,8 @@
     python -m benchmarks.learning --config=catch --seeds=0,1,2 --goal=0.9 --out=benchmarks/results/catch.json
 
 One JSON record: per seed the evaluations (env_steps, wall seconds, mean score or another metric of
-evaluations) and the last one against the goal. Beside OUT an .svg of the same name shows the curves. Words after `--` go to the trainer.
+evaluations) and the last one against the goal. Beside OUT an .svg of the same name shows the curves. Words
+after `--` go to the trainer.
 """
 
 import argparse

@@ -8,7 +8,7 @@ Small:   --env.size=48 --drq.channels=8 --drq.hidden=64 --steps=8_000 --eval_eve
 "Dopamine" is google/dopamine, labs/atari_100k: DrQ_eps.gin and the agent that it configures.
 """
 
-from jaxrl.config import Config, DrqConfig, EnvConfig, EvalConfig, OptConfig, ReplayConfig
+from jaxrl.config import Config, DrqConfig, EnvConfig, EvalConfig, ModelConfig, OptConfig, ReplayConfig
 
 config = Config(
     agent="drq",
@@ -27,6 +27,7 @@ config = Config(
         sticky=0.0,  # Dopamine
         lives="terminal",  # Dopamine, terminal_on_life_loss
         clip_reward=True,  # Dopamine's runner trains on rewards cut to [-1, 1]; ours takes their sign
+        noops=30,  # benchmark definition
         time_limit=108_000,  # env_steps; Dopamine, 27,000 decisions
     ),
     drq=DrqConfig(
@@ -42,6 +43,9 @@ config = Config(
         noise_end=0.01,  # Dopamine
         noise_steps=5_000,  # agent_steps; Dopamine
         eval_noise=0.001,  # Dopamine
+    ),
+    model=ModelConfig(
+        compute_dtype="float32",  # as published
     ),
     opt=OptConfig(
         name="adam",  # Dopamine

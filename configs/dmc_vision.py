@@ -6,13 +6,13 @@ Harder:  medium tasks (cheetah_run, ...) --steps=3_100_000 --drq.noise_steps=500
          --steps=30_100_000 --drq.noise_steps=2_000_000 --opt.lr=8e-5 --drq.features=100;
          walker_stand, walk and run --drq.nstep=1 --batch_size=512 --train_ratio=256;
          quadruped_run --replay.capacity=100_000
-Small:   --env.size=48 --batch_size=32 --train_ratio=16 --replay.capacity=20_000 --steps=8_000 --eval_every=4_000
-         --eval_eps=2 --warmup=500 --drq.random_steps=500 --drq.noise_steps=2_000
+Small:   --env.size=48 --batch_size=32 --train_ratio=16 --replay.capacity=20_000 --steps=8_000
+         --eval_every=4_000 --eval_eps=2 --warmup=500 --drq.random_steps=500 --drq.noise_steps=2_000
 
 Simulation and pictures come from EnvPool and need an OpenGL library (libegl1, libgl1-mesa-dri).
 """
 
-from jaxrl.config import Config, DrqConfig, EnvConfig, EvalConfig, OptConfig, ReplayConfig
+from jaxrl.config import Config, DrqConfig, EnvConfig, EvalConfig, ModelConfig, OptConfig, ReplayConfig
 
 config = Config(
     agent="drq",
@@ -31,6 +31,9 @@ config = Config(
     ),
     drq=DrqConfig(
         noise_steps=100_000,  # agent_steps; DrQ-v2, easy tasks
+    ),
+    model=ModelConfig(
+        compute_dtype="float32",  # as published
     ),
     opt=OptConfig(
         name="adam",  # DrQ-v2

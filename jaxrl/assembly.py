@@ -1,6 +1,7 @@
 """Puts a run together from its config: which learner, which feed, and where the environments step."""
 
 import concurrent.futures
+from typing import Any
 
 import jax
 
@@ -55,7 +56,7 @@ def assemble(config: Config, machine: Machine, env: CheckedEnv, saved: Saved | N
 
 def feed_of(config: Config, learner: Learner, spaces: Spaces, rows: int, online: bool | None = None) -> Feed:
     """Replay with room for `rows` of each environment, of what the learner takes."""
-    sizes = dict(
+    sizes: dict[str, Any] = dict(
         spaces=spaces,
         latents=jax.eval_shape(learner.latent_zeros),
         streams=config.env.num_envs,
@@ -80,15 +81,18 @@ def compiled(parts: Parts, env: CheckedEnv) -> Programs:
     """
     config, there = parts.config, runtime.device_memory(parts.machine.learner)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        job = pool.submit(lambda: env.programs.nbytes if isinstance(env, Hosted) else 0)
+        job = pool.submit(memory_of, env, parts.eval_envs if config.eval_every else 0)
         programs = Programs(parts)
         need = job.result()
     name, program = max(programs.compiled.items(), key=lambda item: item[1].temp_bytes)
     if program.temp_bytes > there:
+        sequences = config.agent != "drq"
+        length = f", batch_length={config.batch_length}" if sequences else ""
+        lower = "them, --env.num_envs or --model.size" if sequences else "it, --env.num_envs or --env.size"
         raise ConfigError(
-            f"batch_size={config.batch_size}, batch_length={config.batch_length}: {name} needs "
+            f"batch_size={config.batch_size}{length}: {name} needs "
             f"{program.temp_bytes / 1e9:.1f} GB and the {parts.machine.platform} has {there / 1e9:.1f} GB; "
-            "lower them, --env.num_envs or --model.size"
+            f"lower {lower}"
         )
     there -= parts.replay.nbytes if config.replay.placement == "device" else 0
     if need > there:
@@ -101,20 +105,46 @@ def compiled(parts: Parts, env: CheckedEnv) -> Programs:
     return programs
 
 
-def batched_of(config: Config, env: CheckedEnv) -> Batched | None:
-    """The environments, if the loop is to be on the device with them; None: their rows come to the host.
+def memory_of(env: CheckedEnv, judges: int) -> int:
+    """Bytes that a step of the environments takes, 0 on the host. Compiles them, and those of evaluations.
 
-    Raises:
-      ConfigError: env.placement=device together with what needs the rows on the host.
+    Args:
+      judges: environments of an evaluation.
     """
-    wish = config.env.placement
+    if not isinstance(env, Hosted):
+        return 0
+    if judges:
+        env.programs_of(judges)
+    return env.programs.nbytes
+
+
+def needs_host(config: Config) -> str | None:
+    """The setting that needs every row on the host, if there is one."""
     needs = {
         "replay.holdout": config.replay.holdout > 0,
         "replay.save_episodes": config.replay.save_episodes,
         "replay.placement": config.replay.placement == "host",
         "overlap": config.overlap,
     }
-    need = next((name for name, needed in needs.items() if needed), None)
+    return next((name for name, needed in needs.items() if needed), None)
+
+
+def stepping(parts: Parts) -> str:
+    """For the banner: where physics is stepped; "" where there is no choice."""
+    if parts.batched:
+        return "on the device, with the learner"
+    if parts.config.task.startswith(("mjx_", "playground_")):
+        return f"row by row through the host ({needs_host(parts.config) or 'env.placement'})"
+    return ""
+
+
+def batched_of(config: Config, env: CheckedEnv) -> Batched | None:
+    """The environments, if the loop is to be on the device with them; None: their rows come to the host.
+
+    Raises:
+      ConfigError: env.placement=device together with what needs the rows on the host.
+    """
+    wish, need = config.env.placement, needs_host(config)
     if wish == "device":
         why = f"{need} needs every row on the host" if need else f"{config.task} steps on the host"
         if need or not isinstance(env, Hosted):

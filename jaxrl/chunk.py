@@ -16,7 +16,7 @@ from jaxrl.envs.batch import EnvCarry
 from jaxrl.feeds.ring import Ring
 from jaxrl.parts import Parts, batch_shapes, loops, metric_shapes, shaped
 from jaxrl.sources import Source, act_program, insert_program, learn_program
-from jaxrl.types import Carry, Evidence, Key, Params, Step
+from jaxrl.types import Array, Carry, Evidence, Key, Params, Step
 
 LONGEST = 1_024  # vector steps of a chunk
 
@@ -28,22 +28,27 @@ class Moving:
     learner: Any
     ring: Ring
     totals: jax.Array
-    evidence: Evidence
+    evidence: Evidence | None
     policy: Params
     carry: Carry
     counter: jax.Array
     env: EnvCarry
     step: Step
 
+    @property
+    def newest(self) -> tuple[EnvCarry, Step]:
+        """State and newest rows of the environments."""
+        return self.env, self.step
+
 
 @struct.dataclass(kw_only=True)
 class ChunkPlan:
     """What a chunk is to do."""
 
-    rows: jax.Array  # [] i32, vector steps
-    done: jax.Array  # [] i32, updates made before
-    agent_steps: jax.Array  # [] i32, before
-    due: jax.Array  # [LONGEST] i32, updates after each row was inserted
+    rows: Array  # [] i32, vector steps
+    done: Array  # [] i32, updates made before
+    agent_steps: Array  # [] i32, before
+    due: Array  # [LONGEST] i32, updates after each row was inserted
 
 
 def chunk_program(parts: Parts) -> Callable[..., Any]:
@@ -62,9 +67,9 @@ def chunk_program(parts: Parts) -> Callable[..., Any]:
             if learn is not None:
                 m = m.replace(ring=insert(m.ring, m.step, out.action, out.latents))
                 numbers = jnp.stack([plan.due[i], done, plan.agent_steps + (i + 1) * n])
-                before = m.learner, m.ring, m.totals, m.evidence
+                before, updates = (m.learner, m.ring, m.totals, m.evidence), learn
                 after = jax.lax.cond(
-                    plan.due[i] > 0, lambda: learn(*before, numbers, key), lambda: (*before, m.policy)
+                    plan.due[i] > 0, lambda: updates(*before, numbers, key), lambda: (*before, m.policy)
                 )
                 names = "learner", "ring", "totals", "evidence", "policy"
                 m = m.replace(**dict(zip(names, after, strict=True)))
@@ -85,7 +90,8 @@ def shapes(parts: Parts) -> tuple[Moving, ChunkPlan, Key]:
     """Arguments of a chunk, as ShapeDtypeStructs."""
     learner, replay, batched = parts.learner, parts.replay, parts.batched
     assert batched is not None
-    n, s = replay.streams, jax.ShapeDtypeStruct
+    n = replay.streams
+    s: Any = jax.ShapeDtypeStruct
     number, key = s((), jnp.int32), jax.eval_shape(lambda: parts.key)
     state = jax.eval_shape(learner.init, key)
     env, step = jax.eval_shape(batched.begin, s((n,), jnp.uint32))

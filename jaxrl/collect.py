@@ -25,6 +25,13 @@ from jaxrl.tracker import Finished, tallied
 from jaxrl.types import Params, Step
 
 
+@dataclasses.dataclass
+class Pace:
+    """How many vector steps the next chunk is to have, where the loop is on an accelerator."""
+
+    rows: int = 8
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """The machinery of a run; all that changes is in the RunState."""
@@ -41,6 +48,7 @@ class Run:
     stop: Callable[[], bool]  # True once the run is asked to end
     projector: Projector
     faults: Faults = OFF
+    pace: Pace = dataclasses.field(default_factory=Pace)
 
     def stop_evaluating(self) -> bool:
         """What an evaluation asks at each of its steps."""

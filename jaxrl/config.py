@@ -323,14 +323,17 @@ def model_widths(model: ModelConfig) -> Widths:
 def _broken(c: Config) -> Iterator[tuple[str, str, str]]:
     """(name, rule, setting that would do) of each broken rule that is more than a range."""
     size, limit, repeat = c.env.size, c.env.time_limit, c.env.action_repeat
-    rows, need = c.replay.capacity // c.env.num_envs, c.batch_length + 1
+    rows = c.replay.capacity // c.env.num_envs
     if c.agent == "drq":
-        need = c.drq.stack + c.drq.nstep
         if c.replay.holdout:
             yield "replay.holdout", "0 with agent=drq, which has no held-out loss", "replay.holdout=0"
-    if rows < need:
+        need = (c.drq.stack + c.drq.nstep) * c.env.num_envs
+        if c.replay.capacity < need:
+            rule = f"at least {need}, drq.stack + drq.nstep rows of each environment"
+            yield "replay.capacity", rule, f"replay.capacity={need}"
+    elif rows < c.batch_length + 1:
         kept = f"the {rows} rows of each environment (replay.capacity / env.num_envs)"
-        yield "batch_length", f"less than {kept}", f"replay.capacity={need * c.env.num_envs}"
+        yield "batch_length", f"less than {kept}", f"replay.capacity={(c.batch_length + 1) * c.env.num_envs}"
     if len(c.task) > 64 or not re.fullmatch("[a-z0-9]+_[a-z0-9_]+", c.task):
         yield "task", "suite_task in small letters, at most 64 of them", "task=atari_pong"
     if c.agent == "dreamer" and (size % 16 or not 48 <= size <= 256):

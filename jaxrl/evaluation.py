@@ -114,7 +114,7 @@ def play(
     key, seed = chance
     quota = shares(config) if quota is None else quota
     n = len(quota)
-    env = envs.make(config.task, config.env, num_envs=n, seed=seed)
+    env = envs.make(config.task, envs.judged(config.env), num_envs=n, seed=seed)
     try:
         step, tracker, found = env.reset(), Tracker.zero(n), []
         # Counted from the seed, so that no two evaluations draw the same noise.

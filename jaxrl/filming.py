@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxrl import videos
 from jaxrl.config import Config, ConfigError
+from jaxrl.envs import judged
 from jaxrl.envs.base import CheckedEnv
 from jaxrl.envs.film import Reel, reel_of
 from jaxrl.keys import EVAL, env_seed
@@ -154,7 +155,7 @@ class Projector:
             self._say(f"no video at step {env_steps:,}: two are not written yet; raise --video_every")
             return []
         try:
-            reel = reel_of(config.task, config.env, env_seed(config.seed, EVAL, env_steps))
+            reel = reel_of(config.task, judged(config.env), env_seed(config.seed, EVAL, env_steps))
         except Exception as error:  # whatever it is, the run goes on
             self._hopeless = isinstance(error, ConfigError)
             self._say(f"no video: {error if self._hopeless else in_a_line(error)}")

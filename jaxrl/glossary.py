@@ -36,7 +36,9 @@ ENTRIES = (
     Entry("train/loss/policy", "", "policy loss on imagined states"),
     Entry("train/loss/value", "nats", "critic loss on imagined states"),
     Entry("train/loss/repval", "nats", "critic loss on replayed states"),
-    Entry("train/loss/critic", "", "drq: squared error of both critics, summed; Huber if actions are discrete"),
+    Entry(
+        "train/loss/critic", "", "drq: squared error of both critics, summed; Huber if actions are discrete"
+    ),
     Entry("train/loss/actor", "reward", "drq: minus the lower critic's value of the actor's noisy action"),
     Entry("train/q", "reward", "drq: mean value of replayed actions"),
     Entry("train/target", "reward", "drq: mean of what that should be, by n rewards and the target network"),
@@ -76,7 +78,9 @@ ENTRIES = (
     Entry("fps/env_steps", "env_steps/s", "since the last row; time of evaluation and saving not counted"),
     Entry("fps/updates", "updates/s", "the same"),
     Entry("time/compile_s", "s", "compilation, by all threads; in the first row of a process"),
+    Entry("env/bad_states", "episodes", "given up since a simulator's numbers were not finite, so far"),
     Entry("time/env_s", "s", "waited for environments since the last row"),
+    Entry("time/device_s", "s", "waited for what is told of rows, where environments are on the device"),
     Entry("time/policy_s", "s", "waited for actions, no update being due before them"),
     Entry("time/update_s", "s", "waited for updates (with the action that follows them)"),
     Entry("time/eval_s", "s", "evaluation"),

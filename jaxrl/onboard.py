@@ -13,13 +13,15 @@ import numpy as np
 
 from jaxrl.chunk import LONGEST, ChunkPlan, Moving
 from jaxrl.collect import Run, count_episodes, learn, ticked
-from jaxrl.envs.base import Outcome
+from jaxrl.envs.base import CheckedEnv, Outcome
 from jaxrl.envs.batch import Told
 from jaxrl.envs.hosted import Hosted
-from jaxrl.parts import loops
+from jaxrl.parts import Parts, loops
+from jaxrl.programs import Programs
 from jaxrl.state import RunState
 from jaxrl.types import Params, Step
 
+MOVING = "learner", "ring", "totals", "evidence", "policy", "carry", "counter"  # of the RunState, in a chunk
 AHEAD = 8  # single vector steps that the host may be ahead of the device
 CHUNK_S = 0.5  # seconds that a chunk should take: how long a stop may have to wait
 
@@ -39,19 +41,19 @@ def collect(
     """As jaxrl.collect.collect; the row that comes back is on the device, as r.env has it."""
     assert isinstance(r.env, Hosted)
     del step  # the same as r.env.current
-    many, length = loops(r.parts), 8 if loops(r.parts) else 1
+    many = loops(r.parts)
     waiting: collections.deque[Sent] = collections.deque()
     while state.counters.env_steps < until and not r.stop() and time.monotonic() < deadline:
         r.faults.at("act")
         before = state.counters.env_steps
-        rows = min(length, (until - before) // r.plan.clock.stride)
+        rows = min(r.pace.rows if many else 1, (until - before) // r.plan.clock.stride)
         state, told = chunk(r, state, rows) if many else single(r, state, newest)
         waiting.append(Sent(told, rows, before))
         if len(waiting) > (1 if many else AHEAD):
             began = time.monotonic()
             state = heard(r, state, waiting.popleft())
             if many:
-                length = adjusted(length, time.monotonic() - began)
+                r.pace.rows = adjusted(r.pace.rows, time.monotonic() - began)
     while waiting:
         state = heard(r, state, waiting.popleft())
     return state, r.env.current[1], state.policy
@@ -82,9 +84,8 @@ def single(r: Run, state: RunState, newest: Params) -> tuple[RunState, Told]:
 def chunk(r: Run, state: RunState, rows: int) -> tuple[RunState, Told]:
     """Many vector steps, in one program."""
     assert isinstance(r.env, Hosted)
-    names = "learner", "ring", "totals", "evidence", "policy", "carry", "counter"
     env, step = r.env.current
-    moving = Moving(**{name: getattr(state, name) for name in names}, env=env, step=step)
+    moving = Moving(**{name: getattr(state, name) for name in MOVING}, env=env, step=step)
     before, due = state.counters, np.zeros(LONGEST, np.int32)
     for i in range(rows):
         state, due[i] = ticked(r, state, nobody(r))
@@ -93,14 +94,27 @@ def chunk(r: Run, state: RunState, rows: int) -> tuple[RunState, Told]:
     if due.any():
         r.faults.at("learn")
     plan = ChunkPlan(
-        rows=np.int32(rows),
-        done=np.int32(before.updates),
-        agent_steps=np.int32(before.env_steps // r.parts.config.env.action_repeat),
+        rows=np.array(rows, np.int32),
+        done=np.array(before.updates, np.int32),
+        agent_steps=np.array(before.env_steps // r.parts.config.env.action_repeat, np.int32),
         due=due,
     )
     moving, told = r.programs.run_chunk(moving, plan)
-    r.env.replace(moving.env, moving.step)
-    return state.replace(**{name: getattr(moving, name) for name in names}), told
+    r.env.replace(*moving.newest)
+    return state.replace(**{name: getattr(moving, name) for name in MOVING}), told
+
+
+def one_row(parts: Parts, programs: Programs, env: CheckedEnv, state: RunState) -> None:
+    """A chunk of one vector step with one update, to see that it works; the state is used up."""
+    assert isinstance(env, Hosted)
+    env.place(parts.machine.learner)
+    due = np.zeros(LONGEST, np.int32)
+    due[0] = parts.learner.update is not None
+    zero = np.array(0, np.int32)
+    plan = ChunkPlan(rows=np.array(1, np.int32), done=zero, agent_steps=zero, due=due)
+    at, step = env.current
+    moving = Moving(**{name: getattr(state, name) for name in MOVING}, env=at, step=step)
+    env.replace(*programs.run_chunk(moving, plan)[0].newest)
 
 
 def nobody(r: Run) -> np.ndarray:
@@ -116,7 +130,8 @@ def heard(r: Run, state: RunState, sent: Sent) -> RunState:
     counts = r.env.batched.defines_success
     for i in range(sent.rows):
         first, last, success = (flags[i] & bit > 0 for bit in (1, 2, 4))
-        step = Step(obs={}, reward=reward[i], is_first=first, is_last=last, is_terminal=~last & last)
+        never = np.zeros_like(last)  # scores do not ask for it
+        step = Step(obs={}, reward=reward[i], is_first=first, is_last=last, is_terminal=never)
         outcome = Outcome(reward[i], last, success if counts else None)
         state = count_episodes(r, state, step, outcome, sent.env_steps + (i + 1) * r.plan.clock.stride)
     done = sent.env_steps + sent.rows * r.plan.clock.stride

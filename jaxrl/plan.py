@@ -98,7 +98,7 @@ def banner(config: Config, plan: Plan, replay: Storage, facts: dict[str, str]) -
         elif config.train_ratio:
             lines.append(
                 f"{'learning':11}NO updates: the first needs {plan.first_update * repeat:,} env_steps "
-                "(--batch_length, --warmup), the run is shorter"
+                f"({'--warmup' if config.agent == 'drq' else '--batch_length, --warmup'}), the run is shorter"
             )
         else:
             lines.append(f"{'learning':11}NO updates: train_ratio=0")

@@ -157,7 +157,8 @@ def chosen_parameters(found: Checkpoint, learner: Any, pattern: str) -> dict[str
 
     def fits(name: str) -> bool:
         name = name.removeprefix("learner.")
-        return any(re.search(pattern, x) for x in (name, re.sub(r"^slow\.", "params.val.", name)))
+        known = (re.sub(r"^slow\.", of, name) for of in ("slow.", "params.val.", "params."))
+        return any(re.search(pattern, x) for x in known)
 
     stored, _ = checkpoint.shapes(found.folder)
     here, there = parameters({"learner": learner}), [k for k in stored if k.startswith(PARAMETERS)]

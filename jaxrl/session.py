@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from jaxrl import changes, envs, loop, nans, plan, rundir, runtime, saving
+from jaxrl import assembly, changes, envs, loop, nans, onboard, plan, rundir, runtime, saving
 from jaxrl.assembly import assemble, compiled
 from jaxrl.config import Config, ConfigError
 from jaxrl.envs.base import CheckedEnv
@@ -267,7 +267,10 @@ def banner(parts: Parts, run_dir: rundir.RunDir | None, start: Start | None) -> 
     if parts.learner.update is not None:
         params = jax.eval_shape(parts.learner.init, parts.key).params
         count = sum(x.size for x in jax.tree.leaves(params))
-        facts["model"] = f"{config.model.size}, {count:,} parameters, {config.model.compute_dtype}"
+        size = "" if config.agent == "drq" else f"{config.model.size}, "
+        facts["model"] = f"{size}{count:,} parameters, {config.model.compute_dtype}"
+    if where := assembly.stepping(parts):
+        facts["stepping"] = where
     return plan.banner(config, plan.Plan.of(config), parts.replay, facts)
 
 
@@ -308,7 +311,7 @@ def dry_run(command: Command, machine: runtime.Machine, say: Callable[[str], Non
             say(line)
         say("compiling ...")
         programs = compiled(parts, env)
-        table = memory_table(parts, programs, runtime.resident_memory())
+        table = memory_table(parts, programs, runtime.resident_memory(), assembly.memory_of(env, 0))
         one_step_each(parts, programs, env)
         for line in table:
             say(line)
@@ -319,6 +322,9 @@ def one_step_each(parts: Parts, programs: Programs, env: CheckedEnv) -> None:
     """Acting, a step of the environments, insertion, an update, an evaluation step, a flush."""
     state = saving.fresh_state(programs, parts.config.env.num_envs)
     step = programs.put(env.reset())
+    if "chunk" in programs.compiled:
+        onboard.one_row(parts, programs, env, saving.fresh_state(programs, parts.config.env.num_envs))
+        step = programs.put(env.reset())
     out, _ = programs.act(state.policy, state.carry, state.counter, step)
     held = np.zeros(parts.config.env.num_envs, bool) if parts.held else None
     ring, _ = programs.insert((state.ring, state.held), step, out, held)
@@ -330,8 +336,12 @@ def one_step_each(parts: Parts, programs: Programs, env: CheckedEnv) -> None:
     jax.device_get(totals)
 
 
-def memory_table(parts: Parts, programs: Programs, process: int) -> list[str]:
-    """Bytes of the process before it holds any state, of what stays on the devices, of what is temporary."""
+def memory_table(parts: Parts, programs: Programs, process: int, stepping: int) -> list[str]:
+    """Bytes of the process before it holds any state, of what stays on the devices, of what is temporary.
+
+    Args:
+      process: of its host memory. stepping: that a step of the environments takes.
+    """
     state = jax.eval_shape(parts.learner.init, parts.key)
     rows = {"process (host)": process}  # interpreter, libraries, compiled programs
     rows |= {"learner": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))}
@@ -340,8 +350,11 @@ def memory_table(parts: Parts, programs: Programs, process: int) -> list[str]:
         batch = batch_shapes(parts.replay, parts.key)
         rows["evidence"] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch))
     if parts.config.checkpoint.enabled:
-        kept = rows["learner"] + rows["replay"] * parts.config.checkpoint.replay
+        # A copy of the learner waits beside the one on its way, where a best checkpoint is made up for.
+        kept = rows["learner"] + max(rows["learner"], rows["replay"] * parts.config.checkpoint.replay)
         rows["checkpoint (temporary)"] = kept + saving.OVERHEAD
+    if stepping:
+        rows["environments (temporary)"] = stepping
     large = {name: x.temp_bytes for name, x in programs.compiled.items() if x.temp_bytes > 100_000}
     rows |= {f"{name} (temporary)": size for name, size in large.items()}
     width = max(len(name) for name in rows)

@@ -68,7 +68,7 @@ def hold(wish: Wish, say: Callable[[str], None]) -> Result:
     seed = keys.env_seed(wish.seed, keys.TRIAL, 0)
     film = film_of(config, wish, seed, say)
     n = eval_envs(config)
-    env = envs.make(config.task, config.env, num_envs=n, seed=seed)
+    env = envs.make(config.task, envs.judged(config.env), num_envs=n, seed=seed)
     env.close()
     folder = out_folder(wish, found)
     say(f"{shown(found)} of {run_of(found)}: {config.task}, {wish.episodes} episodes, {n} at a time")
@@ -142,7 +142,7 @@ def film_of(config: Config, wish: Wish, seed: int, say: Callable[[str], None]) -
         return None
     envs.device_env(config.task, config.env)  # an unknown task is told as such
     try:
-        reel = reel_of(config.task, config.env, seed, wish.cameras)
+        reel = reel_of(config.task, envs.judged(config.env), seed, wish.cameras)
         if wish.video > (share := int(shares(config)[0])):
             say(f"--video_episodes={wish.video}: environment 0 plays {share} episodes; raise --episodes")
         return Film(reel, min(wish.video, share))

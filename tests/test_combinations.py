@@ -1,4 +1,4 @@
-"""Two learners on two kinds of environment, by the command line: world model and DrQ, on the device and beside it."""
+"""Two learners on two kinds of environment, by the command line: both may be on the device or beside it."""
 
 import re
 

@@ -494,12 +494,19 @@ def test_secrets_reach_no_file(tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "parts"), [("val", {"params.val", "slow"}), ("^params.(enc|dyn)", {"enc", "dyn"})]
+    ("agent", "pattern", "parts"),
+    [
+        ("dreamer", "val", {"params.val", "slow"}),
+        ("dreamer", "^params.(enc|dyn)", {"enc", "dyn"}),
+        ("drq", "^params.critic", {"critic", "slow"}),
+        ("drq", "^params.actor", {"actor"}),
+    ],
 )
-def test_a_slow_critic_goes_with_its_critic(pattern, parts, monkeypatch, tmp_path):
-    """Of the real learner: whoever takes the critic does not want it pulled to another one's average."""
+def test_a_slow_critic_goes_with_its_critic(agent, pattern, parts, monkeypatch, tmp_path):
+    """Of the real learners: whoever takes the critic does not want it pulled to another one's average."""
     monkeypatch.undo()
-    command = flags.parse(["--config=debug", "--model.compute_dtype=float32"])
+    task = "--task=toy_reach" if agent == "drq" else "--task=toy_clock"
+    command = flags.parse(["--config=debug", f"--agent={agent}", task, "--model.compute_dtype=float32"])
     with session.training_env(command.config, 0) as env:
         made = learners.make(command.config, env.spaces)
     state = jax.eval_shape(made.init, jax.random.key(0))

@@ -22,7 +22,16 @@ from jaxrl.config import Config, ConfigError, leaves, replace, show, to_dict
 ROOT = pathlib.Path(flags.__file__).parents[1]
 LEAVES = leaves(Config())
 SWITCHES = [name for name, item in LEAVES.items() if item.type is bool]
-PRESETS = ["atari", "atari100k", "atari100k_drq", "atari100k_v1", "catch", "debug", "dmc_vision", "mjx_cartpole"]
+PRESETS = [
+    "atari",
+    "atari100k",
+    "atari100k_drq",
+    "atari100k_v1",
+    "catch",
+    "debug",
+    "dmc_vision",
+    "mjx_cartpole",
+]
 PRESETS += ["reach", "so101_lift"]
 
 

@@ -60,6 +60,15 @@ def test_a_run_cut_and_continued_is_the_straight_run(on_host, tmp_path, chunks):
     assert_same(found, on_host)
 
 
+def test_a_dry_run_tries_the_chunk(tmp_path, capsys, chunks, monkeypatch):
+    ran = []
+    chunk_of = programs.Programs.run_chunk
+    monkeypatch.setattr(programs.Programs, "run_chunk", lambda *a: ran.append(a[2].rows) or chunk_of(*a))
+    run(tmp_path / "run", *FLAGS, "--env.placement=device", "--dry_run")
+    assert ran == [1] and not (tmp_path / "run").exists()
+    assert "chunk (temporary)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "flag",
     ["--replay.holdout=0.2", "--replay.save_episodes=true", "--replay.placement=host", "--overlap=true"],
@@ -103,6 +112,26 @@ def test_a_state_that_is_not_finite_is_cut_off_counted_and_never_shown():
     assert [float(row.reward[0]) for row in rows[:5]] == [0, 1, 1, 0, 0]
     assert not any(row.is_terminal.any() for row in rows)
     assert env.bad == last.sum() == 6
+
+
+class Won(Brittle):
+    """Succeeds, and ends, when its state is above 1e25."""
+
+    def _row(self, x, reward):
+        state = super()._row(x, reward)
+        won = jax.numpy.float32(x > 1e25)
+        return state.replace(done=won, info=state.info | {"success": won})
+
+
+def test_successes_come_with_the_rows_without_a_transfer_that_nobody_asked_for():
+    env = Hosted(Won(), num_envs=2, seed=0)
+    env.reset()
+    with jax.transfer_guard("disallow"):
+        for number in range(1, 7):
+            env.send(np.array([[0.0], [-1.0]], np.float32))
+            row = env.recv()
+            assert row.is_last.tolist() == env.outcome.success.tolist() == [number in (2, 5), False]
+    assert row.is_terminal.tolist() == [False, False]
 
 
 def test_the_chunk_grows_until_it_takes_its_time():

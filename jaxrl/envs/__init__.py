@@ -1,5 +1,6 @@
 """Environments by task name. `make` is the door; what is heavy is imported only where a task needs it."""
 
+import dataclasses
 import difflib
 import re
 
@@ -22,11 +23,13 @@ __all__ = [
     "State",
     "check_action",
     "device_env",
+    "judged",
     "list_tasks",
     "make",
 ]
 
 TOYS = ("toy_catch", "toy_clock", "toy_reach")
+LAST_STAGE = 4  # of mjx_so101_lift
 SUITES = ("atari", "dmc", "mjx", "playground", "toy")
 HOST_ONLY = ("atari_", "dmc_", "toy_catch")
 HOW_TO_LIST = "all: python -c 'import jaxrl.envs as e; print(*e.list_tasks())'"
@@ -48,6 +51,12 @@ FOLLOWED_BY = {
     **dict.fromkeys(("stage", "promote", "bonus"), LIFT),
     "control": ("mjx_so101 tasks have", "mjx_so101"),
 }
+
+
+def judged(env: EnvConfig) -> EnvConfig:
+    """Settings of environments that a policy is judged in: at the last stage, where training goes from one to
+    the next."""
+    return dataclasses.replace(env, stage=LAST_STAGE, promote=0.0) if env.promote else env
 
 
 def list_tasks() -> tuple[str, ...]:

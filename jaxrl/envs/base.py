@@ -54,6 +54,7 @@ class CheckedEnv(abc.ABC):
 
     def place(self, device: jax.Device) -> None:  # pyright: ignore[reportInvalidTypeForm]
         """Moves environments that are on a device to this one; those on the host stay."""
+        del device
 
     @property
     def bad(self) -> int | None:

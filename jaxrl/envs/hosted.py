@@ -58,7 +58,11 @@ class Hosted(CheckedEnv):
     @property
     def programs(self) -> "EnvPrograms":
         """What is compiled, at the first call; equal environments in equal number share it."""
-        return compiled(self.batched, self.num_envs, self._device)
+        return self.programs_of(self.num_envs)
+
+    def programs_of(self, n: int) -> "EnvPrograms":
+        """The same for another number of them, such as an evaluation's."""
+        return compiled(self.batched, n, self._device)
 
     def place(self, device: jax.Device) -> None:  # pyright: ignore[reportInvalidTypeForm]
         """Moves the environments to a device."""
@@ -130,14 +134,15 @@ class Hosted(CheckedEnv):
 
     def _fetch(self) -> Step:
         carry, step = self.current
-        step, success = jax.device_get((step, self.batched.success(carry)))
-        self._outcome = Outcome(step.reward, step.is_last, success)
+        told = {k: x for k, x in carry.state.info.items() if k == "success"}  # not of every task
+        step, told = jax.device_get((step, told))
+        self._outcome = Outcome(step.reward, step.is_last, told["success"] > 0 if told else None)
         return step
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvPrograms:
-    """The compiled functions of N environments: those of Batched, with the pictures apart from the physics."""
+    """The compiled functions of N environments: those of Batched, pictures apart from physics."""
 
     begin: Callable[..., tuple[EnvCarry, Step]]
     advance: Callable[..., tuple[EnvCarry, Step]]
@@ -166,10 +171,9 @@ def compiled(batched: Batched, n: int, device: jax.Device) -> EnvPrograms:  # py
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         programs = list(pool.map(lambda x: x[0].compile(compiler_options=x[1]), traced))
     sizes = [x.memory_analysis() for x in programs[1:]]
-    largest = max(
-        x.temp_size_in_bytes + x.argument_size_in_bytes + x.output_size_in_bytes for x in sizes
-    )
-    return EnvPrograms(*programs, largest)
+    largest = max(x.temp_size_in_bytes + x.argument_size_in_bytes + x.output_size_in_bytes for x in sizes)
+    begin, advance, show = programs
+    return EnvPrograms(begin, advance, show, largest)
 
 
 def _shapes_of(batched: Batched, n: int) -> tuple[EnvCarry, Step]:

@@ -162,3 +162,9 @@ def rms(norm: jax.Array, packing: Packing) -> jax.Array:
 def kernels(params: optax.Params) -> list[bool]:
     """For each tensor, whether it is a kernel (and not a bias or a scale)."""
     return [path[-1].key == "kernel" for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+
+
+def by_path(tree: optax.Params) -> dict[str, jax.Array]:
+    """Tensors by the path to them, such as dyn/core/kernel."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}

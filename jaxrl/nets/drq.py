@@ -189,7 +189,7 @@ class Critic(nn.Module):
 
 
 class Actor(nn.Module):
-    """Features -> u, [n, actions] f32; tanh(u) are means of actions, how far to stray from them is a schedule."""
+    """Features -> u, [n, actions] f32; tanh(u) are means of actions, which exploration strays from."""
 
     features: int
     hidden: int

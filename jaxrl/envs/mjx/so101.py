@@ -131,7 +131,8 @@ class Lift(So101):
     10 control steps in a row. Otherwise an episode is truncated after 200 control steps, 4 s.
 
     Grasped: the jaw is closed and both fingers touch the cube. The reward is `lift_reward`, and `bonus` for a
-    success: with pick-101's 10 it may pay more to linger below the height than to succeed.
+    success. With pick-101's 10 it pays to linger: just below the height each control step is worth about 9.5,
+    with a discount of 0.99 for every two of them 1,900 altogether, more than to succeed and end.
     Source: the project ggand0/pick-101, whose shaping "v19" was the first of many that worked.
     """
 

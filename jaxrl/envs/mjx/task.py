@@ -19,6 +19,17 @@ from jaxrl.types import ArraySpec, Continuous, Key, Spaces
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
+def precise(function: Callable[..., Any]) -> Callable[..., Any]:
+    """With full products: tensor cores' short floats derail a simulation."""
+
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return function(*args)
+
+    return run
+
+
 @struct.dataclass(kw_only=True)
 class Episode:
     """State of one environment between steps: what cannot be computed from the rest."""
@@ -89,6 +100,7 @@ class PhysicsTask(abc.ABC):
         del ended
         return self.reset(key)
 
+    @precise
     def begin(self, key: Key, start: Callable[[Key], tuple[Physics, Any]]) -> State:
         """The first row of an episode that `start` starts."""
         key_start, key_look = jax.random.split(key)
@@ -102,6 +114,7 @@ class PhysicsTask(abc.ABC):
         no = jnp.bool_(False) if self.has_success else None
         return self._row(episode, self.engine.poses(physics.qpos), Verdict(jnp.float32(0), memo, no))
 
+    @precise
     def step(self, state: State, action: jax.Array) -> State:
         before = state.data
         ctrl, memo = self.drive(before, action)
@@ -110,6 +123,7 @@ class PhysicsTask(abc.ABC):
         poses = self.engine.poses(physics.qpos)
         return self._row(after, poses, self.judge(after, poses, action))
 
+    @precise
     def pictures(self, state: State) -> dict[str, jax.Array]:
         """{camera: [size, size, 3 or 1] u8}."""
         if self.view.observe == "state":

@@ -11,7 +11,7 @@ from flax import struct
 from jaxrl.config import Config
 from jaxrl.learners.dreamer import losses as L
 from jaxrl.learners.dreamer.model import Latent, Model
-from jaxrl.learners.optimizer import learning_rate, make_optimizer
+from jaxrl.learners.optimizer import by_path, learning_rate, make_optimizer
 from jaxrl.metrics import Last, Mean, Sum
 from jaxrl.types import (
     ActOutput,
@@ -146,12 +146,6 @@ class Dreamer:
         """Losses of the world model on a batch that it does not learn from."""
         observed = L.world_model(self.model, state.params, batch, key)
         return {f"holdout/loss/{name}": Mean.of(x) for name, x in observed.losses.items()}
-
-
-def by_path(tree: Params) -> dict[str, jax.Array]:
-    """Tensors by the path to them, such as dyn/core/kernel."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
 
 def make(config: Config, spaces: Spaces) -> Learner:

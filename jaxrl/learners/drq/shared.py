@@ -12,8 +12,7 @@ import optax
 from flax import struct
 
 from jaxrl.config import Config, DrqConfig
-from jaxrl.learners.dreamer.learner import by_path
-from jaxrl.learners.optimizer import OptState, learning_rate
+from jaxrl.learners.optimizer import OptState, by_path, learning_rate
 from jaxrl.metrics import Last, Mean, Sum
 from jaxrl.ops.augment import random_intensity, random_shift
 from jaxrl.types import Key, Metrics, Params, Spaces, Step, Transitions, UpdateOutput

@@ -4,8 +4,8 @@ Run:     python -m jaxrl.train --config=mjx_cartpole
 Expect:  eval_episode/avg_score above 900 of 1000 at 512,000 env_steps, within 30 minutes on two CPU cores.
 Full:    --env.size=84 --env.gray=false --env.cameras=fixed --env.num_envs=4 --env.action_repeat=2
          --batch_size=256 --train_ratio=128 --opt.lr=1e-4 --drq.channels=32 --drq.hidden=1024
-         --drq.discount=0.99 --drq.shift=4 --drq.noise_steps=100_000 --drq.saturation=0 --env.samples=1 --replay.capacity=1_000_000
-         --steps=1_100_000 are the sizes and numbers of DrQ-v2
+         --drq.discount=0.99 --drq.shift=4 --drq.noise_steps=100_000 --drq.saturation=0 --env.samples=1
+         --replay.capacity=1_000_000 --steps=1_100_000 are the sizes and numbers of DrQ-v2
 
 Against DrQ-v2: a smaller picture and network, a decision every 8 steps instead of every 2 (with a discount
 that looks as far ahead), fewer updates of more varied transitions, and a penalty that keeps the actor off

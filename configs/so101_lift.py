@@ -2,9 +2,10 @@
 
 Run:     python -m jaxrl.train --config=so101_lift
 Expect:  not yet run to its end on an accelerator here.
-Small:   --env.observe=state --env.stage=1 --env.num_envs=16 --batch_size=128 --train_ratio=64 --opt.lr=1e-3
-         --steps=200_000 --eval_every=20_000 --eval_eps=20 --warmup=2_000 --drq.random_steps=2_000
-         --drq.noise_steps=40_000 --replay.capacity=100_000
+Small:   --task=mjx_so101_reach --env.observe=state --env.num_envs=16 --batch_size=128 --train_ratio=32
+         --opt.lr=5e-4 --steps=64_000 --eval_every=16_000 --eval_eps=20 --log_every=8_000 --warmup=2_000
+         --drq.random_steps=2_000 --drq.noise_steps=20_000 --replay.capacity=40_000
+         learns from the simulator's state to bring the gripper over the cube
 
 A success is a cube that is held in the gripper, more than 8 cm above the table, for 10 control steps. The
 policy never sees where the cube is, but with --env.observe=state, which learns without pixels.

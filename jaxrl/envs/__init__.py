@@ -48,8 +48,8 @@ FOLLOWED_BY = {
     "observe": PHYSICS,
     **dict.fromkeys(("cameras", "samples"), DRAWN),
     **dict.fromkeys(("renderer", "randomize"), OURS),
-    **dict.fromkeys(("stage", "promote", "bonus"), LIFT),
-    "control": ("mjx_so101 tasks have", "mjx_so101"),
+    **dict.fromkeys(("stage", "promote"), LIFT),
+    **dict.fromkeys(("control", "bonus"), ("mjx_so101 tasks have", "mjx_so101")),
 }
 
 

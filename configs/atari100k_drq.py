@@ -11,7 +11,7 @@ Small:   --env.size=48 --drq.channels=8 --drq.hidden=64 --steps=8_000 --eval_eve
 from jaxrl.config import Config, DrqConfig, EnvConfig, EvalConfig, ModelConfig, OptConfig, ReplayConfig
 
 config = Config(
-    agent="drq",
+    agent="drq",  # the preset is about it
     task="atari_pong",  # any of the 26 games
     steps=400_000,  # env_steps; benchmark definition: 100k decisions, action repeat 4
     batch_size=32,  # Dopamine

@@ -15,7 +15,7 @@ Simulation and pictures come from EnvPool and need an OpenGL library (libegl1, l
 from jaxrl.config import Config, DrqConfig, EnvConfig, EvalConfig, ModelConfig, OptConfig, ReplayConfig
 
 config = Config(
-    agent="drq",
+    agent="drq",  # the preset is about it
     task="dmc_cartpole_swingup",  # DrQ-v2: one of the easy tasks
     steps=1_100_000,  # env_steps; DrQ-v2, easy tasks
     batch_size=256,  # DrQ-v2 config.yaml

@@ -15,7 +15,7 @@ its bounds, without which a third of the run passes there.
 from jaxrl.config import Config, DrqConfig, EnvConfig, EvalConfig, OptConfig, ReplayConfig
 
 config = Config(
-    agent="drq",
+    agent="drq",  # the preset is about it
     task="mjx_cartpole_balance",
     steps=512_000,  # env_steps; own choice: some seeds are done after 200,000
     batch_size=64,  # own choice; DrQ-v2 has 256

@@ -14,7 +14,7 @@ policy never sees where the cube is, but with --env.observe=state, which learns 
 from jaxrl.config import Config, DrqConfig, EnvConfig, EvalConfig, OptConfig, ReplayConfig
 
 config = Config(
-    agent="drq",
+    agent="drq",  # the preset is about it
     task="mjx_so101_lift",
     steps=1_000_000,  # env_steps; own choice: pick-101 needed 800,000
     batch_size=256,  # DrQ-v2 config.yaml

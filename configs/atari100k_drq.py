@@ -5,7 +5,8 @@ Expect:  not yet run to its end here. Agarwal et al. 2021 publish DrQ(eps) with 
 Small:   --env.size=48 --drq.channels=8 --drq.hidden=64 --steps=8_000 --eval_every=4_000 --eval_eps=1
          --warmup=400 --drq.random_steps=400 --drq.noise_steps=800 --train_ratio=8 --batch_size=16
 
-"Dopamine" is google/dopamine, labs/atari_100k: DrQ_eps.gin and the agent that it configures.
+A benchmark pins its rules, also where they equal the defaults. "Dopamine" is google/dopamine,
+labs/atari_100k: DrQ_eps.gin and the agent that it configures.
 """
 
 from jaxrl.config import Config, DrqConfig, EnvConfig, EvalConfig, ModelConfig, OptConfig, ReplayConfig

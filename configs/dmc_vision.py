@@ -9,7 +9,8 @@ Harder:  medium tasks (cheetah_run, ...) --steps=3_100_000 --drq.noise_steps=500
 Small:   --env.size=48 --batch_size=32 --train_ratio=16 --replay.capacity=20_000 --steps=8_000
          --eval_every=4_000 --eval_eps=2 --warmup=500 --drq.random_steps=500 --drq.noise_steps=2_000
 
-Simulation and pictures come from EnvPool and need an OpenGL library (libegl1, libgl1-mesa-dri).
+A benchmark pins its rules, also where they equal the defaults. Simulation and pictures come from EnvPool
+and need an OpenGL library (libegl1, libgl1-mesa-dri).
 """
 
 from jaxrl.config import Config, DrqConfig, EnvConfig, EvalConfig, ModelConfig, OptConfig, ReplayConfig

@@ -24,7 +24,6 @@ config = Config(
     warmup=2_000,  # agent_steps; DrQ-v2: 4000 frames before the first update
     log_every=16_000,  # own choice: an episode of each environment
     eval_every=64_000,  # own choice
-    eval_eps=10,  # DrQ-v2 config.yaml
     env=EnvConfig(
         num_envs=16,  # own choice: 16 are stepped and drawn in the time of a tenth of an update
         action_repeat=8,  # own choice; DrQ-v2 has 2, older work on this task 8

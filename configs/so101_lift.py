@@ -28,7 +28,6 @@ config = Config(
         action_repeat=2,  # pick-101
         size=84,  # DrQ-v2, pick-101
         bonus=2_000.0,  # own choice: what lingering below the height is worth for ever, 2 * 9.5 / (1 - 0.99)
-        stage=3,  # pick-101: the gripper begins open, 3 cm above the cube
     ),
     drq=DrqConfig(
         random_steps=4_000,  # agent_steps; own choice

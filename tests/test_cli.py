@@ -117,6 +117,19 @@ def test_updates_beyond_the_memory(capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_environments_beyond_the_memory(capsys, tmp_path, monkeypatch):
+    """The line names the largest number of them that fits, and that one does fit."""
+    monkeypatch.setattr(runtime, "device_memory", lambda device: 3_000_000)
+    flags = ("--agent=random", "--env.size=96", "--replay.budget_gb=1", "--replay.placement=host")
+    flags += ("--replay.capacity=10_000", "--logdir=run", "--dry_run")
+    line = refused(capsys, *flags, "--env.num_envs=200")
+    assert "env.num_envs=200" in line and "use --env.num_envs=" in line
+    fits = int(line.rpartition("--env.num_envs=")[2].split()[0])
+    assert 20 < fits < 200
+    assert small.train.main(["--config=debug", *flags, f"--env.num_envs={fits}"]) == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_in_the_way(capsys, tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in ("file", "file/run"):

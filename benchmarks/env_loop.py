@@ -69,7 +69,8 @@ def loop(task: str, args: argparse.Namespace, steps: int) -> float:
     """env_steps/s of a run of the random agent, start-up apart: that of its rows, but for the first."""
     stride = args.num_envs
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--config=mjx_cartpole", f"--task={task}", "--agent=random", f"--logdir={folder}/run"]
+        words = ["--config=debug", f"--task={task}", "--agent=random", f"--logdir={folder}/run"]
+        words += [f"--replay.capacity={100 * stride}"]
         words += [f"--env.num_envs={stride}", "--env.action_repeat=1", f"--env.size={args.size}"]
         words += [f"--steps={2 * steps * stride}", f"--log_every={steps * stride}", "--eval_every=0"]
         words += ["--terminal.style=off", "--checkpoint.enabled=false"]

@@ -16,9 +16,9 @@ from jaxrl.config import Config, ConfigError, Value, difference, leaves, replace
 CLASSES = {  # of settings by name, or by section where the name itself is in none
     "free": (
         *("steps", "log_every", "eval_every", "eval_eps", "eval_initial", "save_every", "save_seconds"),
-        *("video_every", "logdir", "device", "allow_config_change", "env.threads"),
+        *("video_every", "live", "profile", "logdir", "device", "allow_config_change", "env.threads"),
         *("replay.budget_gb", "replay.placement", "replay.save_episodes"),
-        *("eval.", "terminal.", "tensorboard.", "checkpoint.", "runtime.", "debug."),
+        *("eval.", "terminal.", "tensorboard.", "plot.", "wandb.", "checkpoint.", "runtime.", "debug."),
     ),
     "warned": (
         *("batch_size", "train_ratio", "warmup", "overlap", "runtime.matmul_precision"),
@@ -32,7 +32,7 @@ CLASSES = {  # of settings by name, or by section where the name itself is in no
 }
 BIRTH = ("resume_from", "init_from", "init_filter")  # how a run began cannot be changed, whatever is allowed
 # These hold for one start of the process; what is saved of them is of no use to the next.
-OF_COMMAND = ("logdir", "allow_config_change", "debug.fault")
+OF_COMMAND = ("logdir", "allow_config_change", "profile", "debug.fault")
 CONSEQUENCES = {"free": "", "warned": ", from here on", "refused": ", which makes it another run"}
 
 

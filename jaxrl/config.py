@@ -168,6 +168,9 @@ class EvalConfig(Section):
     prefix = "eval."
     num_envs: int = leaf(0, "in parallel; 0 = eval_eps or 8, the smaller", "environments", low=0, high=65_536)
     mode: str = leaf("sample", "drawn or likeliest actions", source=DREAMER, choices=("sample", "mode"))
+    samples: int = leaf(
+        0, "first episodes of each evaluation written to samples/", "episodes", low=0, high=100
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,6 +184,22 @@ class TerminalConfig(Section):
 class TensorboardConfig(Section):
     prefix = "tensorboard."
     enabled: bool = leaf(True, "write TensorBoard files to tb/")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlotConfig(Section):
+    prefix = "plot."
+    enabled: bool = leaf(True, "draw plots/live.png anew after a row, at most 1 % of the time")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WandbConfig(Section):
+    prefix = "wandb."
+    enabled: bool = leaf(False, "send metrics, videos, tables and checkpoints to Weights & Biases too")
+    project: str = leaf("jaxrl", "project there")
+    entity: str = leaf("", "team or user there; empty = your own")
+    name: str = leaf("", "name of the run there; empty = that of its directory")
+    mode: str = leaf("online", "offline keeps it all in wandb/ of the run", choices=("online", "offline"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,6 +250,8 @@ class Config(Section):
     video_every: int = leaf(0, "period of videos of an evaluation episode; 0 = never", "env_steps", low=0)
     save_every: int = leaf(0, "period of checkpoints; 0 = by save_seconds only", "env_steps", low=0)
     save_seconds: float = leaf(900.0, "period of checkpoints in time; 0 = never", "seconds", DREAMER, low=0)
+    live: bool = leaf(False, "show plots/live.png in a window that follows the run")
+    profile: str = leaf("", "A:B traces the updates from A to B for XProf and TensorBoard", "updates")
     logdir: str = leaf("", "run directory; empty = runs/<config>/<task>-<time>-<seed>", "path")
     resume_from: str = leaf("", "run or checkpoint that a new run goes on from, with its steps", "path")
     init_from: str = leaf("", "run or checkpoint that a new run takes parameters from", "path")
@@ -246,6 +267,8 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     terminal: TerminalConfig = TerminalConfig()
     tensorboard: TensorboardConfig = TensorboardConfig()
+    plot: PlotConfig = PlotConfig()
+    wandb: WandbConfig = WandbConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     debug: DebugConfig = DebugConfig()

@@ -1,0 +1,65 @@
+"""What the smaller entries share: a parser whose errors are one line, and how a command ends."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from jaxrl import exits
+from jaxrl.config import ConfigError
+from jaxrl.schema import nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose errors are one line, with the nearest option that there is."""
+
+    def __init__(self, module: str, description: str):
+        """`module`: of the entry, as in python -m."""
+        super().__init__(prog=f"python -m {module}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message[:1].lower()}{message[1:]}; --help lists what there is")
+
+    def parsed(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The options of a command line. Raises ConfigError."""
+        given, unknown = self.parse_known_args(argv)
+        options = [x.dest for x in self._actions if x.option_strings]
+        for word in unknown:
+            near = nearest(word.lstrip("-").partition("=")[0], options, "--")
+            raise ConfigError(f"{word[:80]}: unknown option; {near}")
+        return given
+
+
+def whole(name: str, text: str, low: int, high: int) -> int:
+    """A whole number of the command line. Raises ConfigError."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise ConfigError(f"--{name}={text[:80]}: must be a whole number from {low} to {high:_}")
+    return value
+
+
+def ended(work: Callable[[], int]) -> int:
+    """The exit code of a command: what it returns, or that of what it raises, which is told in one line."""
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            return work()
+        return exits.DONE  # nobody reads it any more
+    except SystemExit:  # of --help
+        return exits.DONE
+    except (ConfigError, exits.RunError) as error:
+        print(f"jaxrl: {error}", file=sys.stderr)
+        return getattr(error, "code", exits.BAD_CONFIG)
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+
+
+def flushed(code: int) -> int:
+    """The same code, once what was printed is out."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    return code

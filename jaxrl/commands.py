@@ -42,6 +42,12 @@ def whole(name: str, text: str, low: int, high: int) -> int:
     return value
 
 
+def say(text: str) -> None:
+    """Prints a line; that nobody reads it any more is no reason to stop."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, flush=True)
+
+
 def ended(work: Callable[[], int]) -> int:
     """The exit code of a command: what it returns, or that of what it raises, which is told in one line."""
     try:

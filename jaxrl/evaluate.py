@@ -60,8 +60,8 @@ def run(argv: Sequence[str]) -> int:
         seed=seed,
         out=given.out,
     )
-    result = trial.hold(wish, lambda line: print(f"jaxrl: {line}", flush=True))
-    print("\n".join([*result.lines, f"jaxrl: {result.file}"]), flush=True)
+    result = trial.hold(wish, lambda line: commands.say(f"jaxrl: {line}"))
+    commands.say("\n".join([*result.lines, f"jaxrl: {result.file}"]))
     return exits.DONE
 
 

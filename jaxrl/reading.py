@@ -1,4 +1,4 @@
-"""What a run has left behind, for whoever looks at it: nothing is written, locked for long, or taken on trust.
+"""What a run has left behind, for whoever looks at it: nothing is written, or taken on trust.
 
 Costs no import of jax. A line that cannot be read is passed over and counted, since a page with most of a run
 is worth more than none.
@@ -71,7 +71,7 @@ class Past:
 
     @property
     def state(self) -> str:
-        """How it stands: "running", "done", "stopped", "failed" (with an error) or "died" (without a word)."""
+        """Which is "running", "done", "stopped", "failed" (with an error) or "died" (without a word)."""
         if is_locked(self.path):
             return "running"
         reason = self.note.get("exit")

@@ -10,7 +10,7 @@ Suites:
   kill      `kill -9` of a run that is always continued by the same command, `count` times: half of them at
             random seconds, half at random visits of the places of debug.fault (start, save, evaluation ...)
   signals   `count` SIGTERM and `count` SIGINT at random seconds
-  sinks     each of the four sinks raises, ends its thread, finds no room, hangs
+  sinks     each of the seven sinks raises, ends its thread, finds no room, hangs
   disk      a small disk that is full for some seconds, or for good, under each writer
 
 The run is the debug preset on toy_clock; with --real it is the Pong run of benchmarks.smoke. Prints one JSON

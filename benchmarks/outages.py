@@ -13,19 +13,22 @@ from typing import Any
 from benchmarks.storm import Storm, tail
 from benchmarks.victims import Victim, complaints, ended, look, unfinished, wait_until
 
-SINKS = ("metrics", "scores", "tensorboard", "terminal")
+JOURNALS = ("metrics", "scores", "episodes")
+SINKS = (*JOURNALS, "tensorboard", "terminal", "plot", "wandb")
 KINDS = ("raise", "exit", "full", "hang=60")
 SIZE = 64 * 2**20  # bytes of the small disk
 HELD_S = 3.0  # that it is full
-SLOWER_S = 15.0  # that a run with a hanging sink may take longer: closing it is waited for
-SHOWN = ("--tensorboard.enabled=true", "--terminal.style=plain")
+SLOWER_S = 45.0  # that a run with a hanging sink may take longer: closing it is waited for
+SHOWN = ("--tensorboard.enabled=true", "--terminal.style=plain", "--plot.enabled=true")
+SENT = ("--wandb.enabled=true", "--wandb.mode=offline")  # only where it is to fail: it takes seconds
 
 
 def sinks(storm: Storm, count: int) -> dict[str, Any]:
     """Every sink fails in every way; the arrays at the end are those of the run that has none."""
     del count
     silent = Victim(
-        [*storm.words, "--tensorboard.enabled=false", "--terminal.style=off"], storm.folder / "straight"
+        [*storm.words, "--tensorboard.enabled=false", "--terminal.style=off", "--plot.enabled=false"],
+        storm.folder / "straight",
     )
     if code := silent.finish(storm.timeout):
         raise SystemExit(f"faults: the undisturbed run ended with {code}:\n{tail(silent)}")
@@ -35,7 +38,8 @@ def sinks(storm: Storm, count: int) -> dict[str, Any]:
     straight, seconds = silent.digest(), time.monotonic() - began
     cases = {}
     for number, (sink, kind) in enumerate((sink, kind) for sink in SINKS for kind in KINDS):
-        victim = Victim([*storm.words, *SHOWN], storm.folder / f"run{number}")
+        words = [*storm.words, *SHOWN, *(SENT if sink == "wandb" else ())]
+        victim = Victim(words, storm.folder / f"run{number}")
         began = time.monotonic()
         code = victim.finish(storm.timeout, f"--debug.fault={kind}@{sink}:2")
         took, digest = time.monotonic() - began, victim.digest()
@@ -51,7 +55,7 @@ def sinks(storm: Storm, count: int) -> dict[str, Any]:
             storm.fail(victim, f"{kind} in {sink} has changed the training")
         # What no disk is to blame for costs a file of record one line, and the run says so.
         if not (found["complete"] and code == 0) and not (
-            sink in SINKS[:2] and kind != "full" and code == 74 and found["told"]
+            sink in JOURNALS and kind != "full" and code == 74 and found["told"]
         ):
             storm.fail(victim, f"{kind} in {sink}: {found}: {unfinished(victim, storm.config)}")
         if took > seconds + SLOWER_S:

@@ -15,6 +15,7 @@ from jaxrl.filming import Projector
 from jaxrl.nans import Reports
 from jaxrl.parts import Due, Parts
 from jaxrl.plan import Plan, rows_of_update
+from jaxrl.profiling import Profiler
 from jaxrl.programs import Programs
 from jaxrl.saver import Saver
 from jaxrl.schedule import updates_due
@@ -47,6 +48,7 @@ class Run:
     watch: Stopwatch
     stop: Callable[[], bool]  # True once the run is asked to end
     projector: Projector
+    profiler: Profiler
     faults: Faults = OFF
     pace: Pace = dataclasses.field(default_factory=Pace)
 
@@ -111,9 +113,11 @@ def learn(r: Run, state: RunState, newest: Params, k: int) -> tuple[RunState, Pa
     r.faults.at("learn")
     c = state.counters
     due = Due(k, c.updates, c.env_steps // r.parts.config.env.action_repeat)
+    r.profiler.begin(c.updates, k)
     learner, ring, totals, evidence, policy = r.programs.learn(
         state.learner, state.ring, state.totals, state.evidence, due
     )
+    r.profiler.end(c.updates + k, policy)
     r.watch.learning()
     return state.replace(
         learner=learner,
@@ -138,12 +142,14 @@ def count_episodes(r: Run, state: RunState, step: Step, outcome: Outcome, env_st
     tracker, finished = state.tracker.advanced(step, *outcome)
     if not finished:
         return state.replace(tracker=tracker)
-    for game in finished:
-        r.sinks.score(score_row(env_steps, "episode", game, game.episode))
+    before, wall_s = state.counters.episodes, r.watch.total()
+    for number, game in enumerate(finished, before + 1):
+        row = score_row(env_steps, "episode", game, game.episode)
+        r.sinks.post(dataclasses.replace(row, number=number, wall_s=wall_s))
     return state.replace(
         tracker=tracker,
         scores=tallied(state.scores, finished),
-        counters=state.counters.replace(episodes=state.counters.episodes + len(finished)),
+        counters=state.counters.replace(episodes=before + len(finished)),
     )
 
 

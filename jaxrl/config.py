@@ -367,6 +367,11 @@ def _broken(c: Config) -> Iterator[tuple[str, str, str]]:
         yield "loss.return_low", f"below loss.return_high={c.loss.return_high}", "loss.return_low=5"
     if 0 < c.opt.anneal <= c.opt.warmup:
         yield "opt.anneal", f"0 or above opt.warmup={c.opt.warmup}", "opt.anneal=0"
+    a, colon, b = c.profile.partition(":")
+    if c.profile and not (colon and re.fullmatch("[0-9]{1,12}", a) and re.fullmatch("[0-9]{1,12}", b)):
+        yield "profile", "A:B, numbers of updates", "profile=100:110"
+    elif c.profile and int(a) >= int(b):
+        yield "profile", "A:B with A below B", f"profile={int(a)}:{int(a) + 10}"
     if not c.runtime.compile_cache:
         yield "runtime.compile_cache", "auto, off or a folder", "runtime.compile_cache=auto"
     for name, pattern in (("terminal.filter", c.terminal.filter), ("init_filter", c.init_filter)):

@@ -35,6 +35,9 @@ PLACES = {
     "scores": "scores.jsonl gets an episode",
     "tensorboard": "TensorBoard's file gets a row",
     "terminal": "the terminal gets a row, an episode or words",
+    "episodes": "tables/episodes.jsonl gets an episode",
+    "plot": "plots/live.png gets a row or an episode",
+    "wandb": "Weights & Biases gets anything",
     "reward": "rewards arrive",
     "obs": "observations arrive",
 }

@@ -10,10 +10,12 @@ from jaxrl.collect import Run, collect, score_row
 from jaxrl.evaluation import Interrupted, evaluate, one_episode
 from jaxrl.exits import Diverged
 from jaxrl.feeds.ring import trainable_rows
+from jaxrl.filming import Guarded, Imagination
 from jaxrl.parts import IN_A_ROW, SKIPPED
 from jaxrl.plan import rows_of_update
 from jaxrl.runtime import memory_use
-from jaxrl.sinks import Row
+from jaxrl.samples import Sampler
+from jaxrl.sinks import Row, Samples
 from jaxrl.state import RunState
 from jaxrl.tracker import TALLY, episode_means
 from jaxrl.types import Step
@@ -60,6 +62,7 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
     look_for_skips(r, state)
     if r.saver:
         r.saver.save(state, "signal" if r.stop() else "final")
+    r.profiler.close(state.counters.updates)
     r.projector.close()
     return state
 
@@ -69,7 +72,8 @@ def settle(r: Run, state: RunState) -> RunState:
     c, clock, config = state.counters, r.plan.clock, r.parts.config
     logs, evaluates = clock.logs(c.env_steps), clock.evaluates(c.env_steps, config.eval_initial)
     (scalars, packed), episodes = flush(r, state) if logs else ({}, None), []
-    films = r.projector.begin(config, c.env_steps) if clock.films(c.env_steps) else []
+    films, imagination = looks(r, state) if clock.films(c.env_steps) else ([], None)
+    sampler = Sampler(config.eval.samples, r.parts.eval_envs) if evaluates and config.eval.samples else None
     if evaluates or films:
         r.sinks.progress(c.env_steps, clock.steps, {"updates": c.updates, "phase": "evaluating"})
         try:
@@ -82,17 +86,19 @@ def settle(r: Run, state: RunState) -> RunState:
                     c.env_steps,
                     r.stop_evaluating,
                     quota=None if evaluates else one_episode(config),
-                    watchers=films,
+                    watchers=[*films, *([sampler] if sampler else [])],
                 )
         except Interrupted:
             return state
         if evaluates:
             scalars, episodes = scalars | report.scalars, report.episodes
-        r.projector.show(films, c.env_steps)
         r.sinks.progress(c.env_steps, clock.steps, {"updates": c.updates})  # evaluating no longer
+    r.projector.show(films, imagination, c.env_steps)
     if logs or evaluates:
         for number, game in enumerate(episodes):
-            r.sinks.score(score_row(c.env_steps, "eval_episode", game, number))
+            r.sinks.post(score_row(c.env_steps, "eval_episode", game, number))
+        if sampler:
+            r.sinks.post(Samples(c.env_steps, sampler.episodes))
         c = c.replace(wall_s=r.watch.total())
         scalars |= r.watch.lap(c.env_steps, c.updates) if logs else {}
         agent_steps = c.env_steps // config.env.action_repeat
@@ -105,6 +111,20 @@ def settle(r: Run, state: RunState) -> RunState:
     if r.saver:
         r.saver.events(state, scalars)
     return state
+
+
+def looks(r: Run, state: RunState) -> tuple[list[Guarded], Imagination | None]:
+    """Who is to film the evaluation at this step, and what the world model imagines, only enqueued."""
+    c, replay, config = state.counters, r.parts.replay, r.parts.config
+    if not r.projector.is_free(c.env_steps):
+        return [], None
+    imagination = None
+    if r.programs.reports and trainable_rows(state.tracker.written, replay.rows, replay.window):
+        with r.watch.phase("eval"):
+            imagination = r.projector.imagine(
+                config, lambda: r.programs.report(state.learner, state.ring, c.env_steps), c.env_steps
+            )
+    return r.projector.begin(config, c.env_steps), imagination
 
 
 def look_for_skips(r: Run, state: RunState) -> None:

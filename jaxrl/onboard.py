@@ -99,7 +99,9 @@ def chunk(r: Run, state: RunState, rows: int) -> tuple[RunState, Told]:
         agent_steps=np.array(before.env_steps // r.parts.config.env.action_repeat, np.int32),
         due=due,
     )
+    r.profiler.begin(before.updates, int(due.sum()))
     moving, told = r.programs.run_chunk(moving, plan)
+    r.profiler.end(state.counters.updates, told)
     r.env.replace(*moving.newest)
     return state.replace(**{name: getattr(moving, name) for name in MOVING}), told
 

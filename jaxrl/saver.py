@@ -15,7 +15,7 @@ from jaxrl.exits import Diverged, WriteFailed
 from jaxrl.nans import Reports
 from jaxrl.programs import Programs
 from jaxrl.schedule import Clock
-from jaxrl.sinks import Sinks
+from jaxrl.sinks import Saved, Sinks
 from jaxrl.state import RunState
 from jaxrl.stopwatch import Stopwatch
 from jaxrl.stores import BEST, LATEST, PERIODIC, Rank, Stores, rank_of
@@ -133,6 +133,8 @@ class Saver:
                 self.failures = 0
                 if mine:
                     del self.drafts[outcome.store]
+                if outcome.folder:
+                    self.sinks.post(Saved(outcome.folder, outcome.entry))
             if outcome.remark:
                 self.sinks.note(f"{what} is there, but {outcome.remark}")
         return not self.stores.pending and not any(outcome.failure for outcome in outcomes)

@@ -19,10 +19,13 @@ from jaxrl.filming import Projector
 from jaxrl.flags import Command
 from jaxrl.keys import ACT, env_seed
 from jaxrl.parts import Due, Parts, batch_shapes
+from jaxrl.profiling import Profiler
 from jaxrl.programs import Programs
 from jaxrl.saver import Saver
-from jaxrl.sinks import Sinks, make_sinks
+from jaxrl.sinks import Sink, Sinks, make_sinks
 from jaxrl.sinks.jsonl import set_aside
+from jaxrl.sinks.live import LiveSink
+from jaxrl.sinks.samples import SampleFiles
 from jaxrl.start import Start, start_of
 from jaxrl.state import Counters, RunState
 from jaxrl.stopwatch import Stopwatch
@@ -128,7 +131,8 @@ def train_in(
             episodes=files,
             watch=watch,
             stop=control.stop,
-            projector=Projector(run_dir.path / "videos", sinks.note),
+            projector=Projector(run_dir.path / "videos", sinks.note, sinks.post),
+            profiler=Profiler(run_dir.path / "profile", config.profile, sinks.note),
             faults=faults,
         )
         state = loop.run(machinery, state, first)
@@ -243,15 +247,20 @@ def begin(parts: Parts, env: CheckedEnv, state: RunState) -> tuple[RunState, Ste
 
 
 def open_sinks(run_dir: rundir.RunDir, config: Config, saved: saving.Saved | None, faults: Faults) -> Sinks:
+    resume_step = saved.counters.settled if saved else None
+    more: list[Sink] = [SampleFiles(run_dir.path, resume_step)]
+    if config.plot.enabled or config.live:
+        more.append(LiveSink(run_dir.path, resume_step, config.live))
     try:
         return make_sinks(
             run_dir.path,
             steps=plan.clock_of(config).steps,
-            resume_step=saved.counters.settled if saved else None,
+            resume_step=resume_step,
             scores_step=saved.step if saved else None,
             tensorboard=config.tensorboard.enabled,
             terminal_filter=config.terminal.filter,
             terminal_style=config.terminal.style,
+            more=more,
             faults=faults,
         )
     except OSError as error:
@@ -282,7 +291,7 @@ def say_goodbye(run_dir: rundir.RunDir, config: Config, sinks: Sinks, c: Counter
     sinks.note(f"{reason} at step {c.env_steps:,} after {c.updates:,} updates: {run_dir.path}")
     if not done and config.checkpoint.enabled:
         sinks.note(f"to continue: the same command with --logdir={run_dir.path}")
-    sinks.close()  # tries once more what could not be written before
+    sinks.close(hurried=not done)  # tries once more what could not be written before
     if sinks.lost:
         raise WriteFailed(f"metrics were lost ({sinks.failure or sinks.lost}); free disk space")
 

@@ -35,6 +35,7 @@ TINY = (
     "--env.size=48",
     "--eval_eps=2",
     "--terminal.style=off",
+    "--plot.enabled=false",
     "--tensorboard.enabled=false",
 )
 

@@ -15,9 +15,10 @@ from jaxrl.config import ConfigError
 from jaxrl.faults import KINDS, PLACES, Faults, parse
 
 ROOT = pathlib.Path(__file__).parents[1]
-SINKS = {"metrics", "scores", "tensorboard", "terminal"}
+SINKS = {"metrics", "scores", "episodes", "tensorboard", "terminal", "plot", "wandb"}
 LENGTH = ("--steps=120", "--log_every=40", "--eval_every=80", "--save_every=40")
 BOARD = "--tensorboard.enabled"
+SHOWN = ("--terminal.style=plain", "--plot.enabled")
 
 
 @pytest.fixture(autouse=True)
@@ -167,10 +168,10 @@ def test_an_error_in_the_loop_keeps_the_save_that_is_on_its_way(straight, tmp_pa
 @pytest.mark.parametrize(
     "fault",
     [
-        "raise@terminal:2,raise@tensorboard:2",
-        "exit@terminal:1,exit@tensorboard:1",
-        "full@tensorboard:2+,full@metrics:2,full@scores:4",
-        "hang=2.5@terminal:3,hang=60@tensorboard:2",
+        "raise@terminal:2,raise@tensorboard:2,raise@plot:2",
+        "exit@terminal:1,exit@tensorboard:1,exit@plot:1",
+        "full@tensorboard:2+,full@metrics:2,full@scores:4,full@episodes:2,full@plot:3",
+        "hang=2.5@terminal:3,hang=60@tensorboard:2,hang=60@plot:2",
     ],
 )
 def test_sinks_do_not_touch_the_training(straight, tmp_path, fault):
@@ -182,6 +183,8 @@ def test_sinks_do_not_touch_the_training(straight, tmp_path, fault):
     assert [row.keys() for row in rows] == [row.keys() for row in straight.rows]
     assert [row["train/opt/loss"] for row in rows[1:]] == [r["train/opt/loss"] for r in straight.rows[1:]]
     assert straight.scores == done.scores
+    table = [(x["env_steps"], x["score"]) for x in done.lines("tables/episodes.jsonl")]
+    assert table == [(x["step"], x["episode/score"]) for x in done.scores if "episode/score" in x]
 
 
 @pytest.mark.parametrize(("kind", "left"), [("raise", [0, 80, 120]), ("exit", [0, 80, 120]), ("hang", [0])])
@@ -195,7 +198,7 @@ def test_rows_that_are_lost_are_told(straight, tmp_path, kind, left):
 
 def with_sinks(folder, fault):
     """A run that shows its rows everywhere, in a process of its own, since what hangs stays; and its end."""
-    process = small.start(folder, *LENGTH, BOARD, "--terminal.style=plain", f"--debug.fault={fault}")
+    process = small.start(folder, *LENGTH, BOARD, *SHOWN, f"--debug.fault={fault}")
     _, err = process.communicate(timeout=25)  # a minute of hanging is not waited for
     return small.Run(folder), process.returncode, err
 

@@ -55,6 +55,7 @@ HOMES = {
     "PIL": "videos",
     "av": "videos",
     "jax.config": "runtime",
+    "jax.profiler": "profiling",
     "jax.distributed": "runtime",
     "os.environ": "runtime",
     "os.getenv": "runtime",

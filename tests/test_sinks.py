@@ -110,7 +110,7 @@ def test_rows_are_strict_json_with_ordered_keys(tmp_path):
 def test_non_finite_values_become_null_and_are_named(tmp_path):
     with quiet(tmp_path) as sinks:
         sinks.write(make_row(0, b=math.nan, a=math.inf, c=np.float32("-inf"), d=1.0, e="text"))
-        sinks.score(make_score(0, score=math.nan))
+        sinks.post(make_score(0, score=math.nan))
         sinks.write(make_row(100))
     row, clean = read(tmp_path / "metrics.jsonl")
     assert row["nan_keys"] == ["a", "b", "c", "e"] and list(row)[-1] == "nan_keys"
@@ -121,8 +121,8 @@ def test_non_finite_values_become_null_and_are_named(tmp_path):
 
 def test_score_rows_have_searchable_names(tmp_path):
     with quiet(tmp_path) as sinks:
-        sinks.score(make_score(100))
-        sinks.score(make_score(200, kind="eval_episode", score=3.0))
+        sinks.post(make_score(100))
+        sinks.post(make_score(200, kind="eval_episode", score=3.0))
     train, evaluation = read(tmp_path / "scores.jsonl")
     assert train == {"step": 100, "episode/score": -21.0, "episode/length": 760, "env": 0, "episode": 1}
     assert list(evaluation) == ["step", "eval_episode/score", "eval_episode/length", "env", "episode"]
@@ -155,17 +155,17 @@ def test_resume_drops_a_torn_tail_and_rows_beyond(tmp_path, tail):
     with quiet(tmp_path) as sinks:
         for step in range(0, 400, 100):
             sinks.write(make_row(step))
-            sinks.score(make_score(step))
+            sinks.post(make_score(step))
     whole = {name: (tmp_path / name).read_text() for name in ("metrics.jsonl", "scores.jsonl")}
     for name, text in whole.items():
         (tmp_path / name).write_text(text + tail)
     with quiet(tmp_path, resume_step=200) as sinks:
         sinks.write(make_row(300))
-        sinks.score(make_score(300))
+        sinks.post(make_score(300))
     assert steps_of(tmp_path / "metrics.jsonl") == [0, 100, 200, 300]
     assert steps_of(tmp_path / "scores.jsonl") == [0, 100, 200, 300]
     assert (tmp_path / "metrics.jsonl").read_text() == whole["metrics.jsonl"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "scores.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "scores.jsonl", "tables"]
 
 
 def test_resume_with_nothing_to_repair_leaves_the_file_alone(tmp_path):
@@ -305,7 +305,7 @@ def test_a_hanging_sink_delays_nobody(tmp_path):
     for step in range(0, 2000, 100):
         begin = time.perf_counter()
         sinks.write(make_row(step))
-        sinks.score(make_score(step))
+        sinks.post(make_score(step))
         slowest = max(slowest, time.perf_counter() - begin)
         time.sleep(0.02)
     assert sinks.flush(timeout_s=1)
@@ -402,7 +402,7 @@ def test_close_delivers_everything_in_order(tmp_path):
     sinks = Sinks([jsonl.metrics_file(tmp_path), jsonl.scores_file(tmp_path)], [screen], Limits(waiting=3000))
     for step in range(1000):
         sinks.write(make_row(step))
-        sinks.score(make_score(step))
+        sinks.post(make_score(step))
     sinks.close()
     sinks.close()
     assert steps_of(tmp_path / "metrics.jsonl") == steps_of(tmp_path / "scores.jsonl") == [*range(1000)]
@@ -456,3 +456,53 @@ def test_success_stands_in_rows_of_tasks_that_define_it(tmp_path):
     assert [x.get("episode/success") for x in found] == [1, 0, None, None]
     assert found[3]["eval_episode/success"] == 1 and "episode/success" not in found[2]
     assert jsonl.last_episodes(path, 10) == rows[:3]
+
+
+class Patient(Recorder):
+    """A sink that takes its time."""
+
+    slow_s = 0.2
+
+
+def test_a_slow_sink_delays_nobody(tmp_path):
+    gate, screen = threading.Event(), Recorder("screen")
+    slow = Patient("slow", gate=gate)
+    with make_sinks(
+        tmp_path, steps=400, tensorboard=False, terminal_style="off", more=[slow, screen]
+    ) as sinks:
+        for step in range(0, 400, 100):
+            sinks.write(make_row(step))
+        assert sinks.flush()
+        assert screen.rows() == steps_of(tmp_path / "metrics.jsonl") == [0, 100, 200, 300]
+        assert slow.rows() == []
+        slow.say("offline, since nobody answers")
+        gate.set()
+    assert slow.rows() == [0, 100, 200, 300] and slow.closed
+    assert screen.notes() == ["offline, since nobody answers"]
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+def test_a_slow_sink_that_does_not_end_is_left_with_a_line(tmp_path, hurried):
+    gate, screen = threading.Event(), Recorder("screen")
+    sinks = Sinks([jsonl.metrics_file(tmp_path)], [Patient("slow", gate=gate), screen], HASTY)
+    sinks.write(make_row(0))
+    begin = time.monotonic()
+    sinks.close(hurried)
+    assert time.monotonic() - begin < 4
+    gate.set()
+    assert steps_of(tmp_path / "metrics.jsonl") == [0]
+    assert any("slow was left before it had finished" in x for x in screen.notes())
+
+
+def test_a_slow_sink_that_raises_is_off_and_counted(tmp_path):
+    screen = Recorder("screen")
+    sinks = Sinks([jsonl.metrics_file(tmp_path)], [Patient("slow", RuntimeError("no")), screen], HASTY)
+    sinks.write(make_row(0))
+    for _ in range(100):
+        time.sleep(0.01)
+        if screen.notes():
+            break
+    sinks.write(make_row(100))
+    sinks.close()
+    assert screen.notes()[0] == "slow is off for the rest of this run (RuntimeError: no)"
+    assert read(tmp_path / "metrics.jsonl")[1]["sinks/slow_errors"] == 1

@@ -182,8 +182,8 @@ def test_rolling_means_cover_the_last_hundred_training_episodes():
 def test_rolling_means_outlive_a_resume(tmp_path, capsys):
     with make_sinks(tmp_path, steps=400, tensorboard=False, terminal_style="off") as sinks:
         for step, score in ((100, 2.0), (150, 4.0), (300, 99.0)):
-            sinks.score(ScoreRow(step, "episode", score, 10, 0, 0))
-            sinks.score(ScoreRow(step, "eval_episode", -9.0, 10, 0, 0))
+            sinks.post(ScoreRow(step, "episode", score, 10, 0, 0))
+            sinks.post(ScoreRow(step, "eval_episode", -9.0, 10, 0, 0))
     with make_sinks(tmp_path, steps=400, resume_step=200, tensorboard=False) as sinks:
         sinks.write(make_row(300))
     assert "score 3.0" in capsys.readouterr().out

@@ -1,22 +1,27 @@
-"""Where metrics, scores and words go: metrics.jsonl, scores.jsonl, TensorBoard, the terminal.
+"""Where metrics, scores and words go: files of JSON lines, TensorBoard, the terminal, plots, W&B.
 
-The training thread only leaves what it has; one background thread writes it (courier.py).
+The training thread only leaves what it has; one background thread writes it (courier.py), and one more for
+each sink that takes its time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from jaxrl.faults import OFF, Faults
-from jaxrl.sinks import jsonl
+from jaxrl.sinks import jsonl, tables
 from jaxrl.sinks.courier import Courier, Limits
-from jaxrl.sinks.row import Banner, Note, Row, ScoreRow, Sink
+from jaxrl.sinks.row import Banner, Event, Note, Row, Samples, Saved, ScoreRow, Sink, Video
 from jaxrl.sinks.terminal import WINDOW, make_terminal
 
-__all__ = ["Limits", "Row", "ScoreRow", "Sink", "Sinks", "make_sinks"]
+__all__ = ["Limits", "Row", "Samples", "Saved", "ScoreRow", "Sink", "Sinks", "Video", "make_sinks"]
+
+PATIENCE_S = 120.0  # after which a call into a slow sink counts as hanging
+HURRIED_S = 5.0  # close_s of a slow sink where somebody waits for the process to end
 
 
 class Sinks:
@@ -37,16 +42,24 @@ class Sinks:
 
         The name of a sink is the place of its faults.
         """
-        self._courier = Courier(journals, others, limits, faults)
+        self._courier = Courier(journals, [x for x in others if x.slow_s is None], limits, faults)
+        self._couriers = [self._courier]
+        for sink in (x for x in others if x.slow_s is not None):
+            sink.say = self.note
+            patient = Limits(patience_s=PATIENCE_S, close_s=sink.slow_s / 0.4, hurry_s=sink.slow_s)
+            self._couriers.append(Courier([], [sink], patient, faults, self.note))
 
     def write(self, row: Row) -> None:
         """One row per event step. Sinks that broke or dropped are counted in it as `sinks/...`."""
-        scalars = {**row.scalars, **self._courier.faults()}  # a copy: the caller may go on with its own
-        self._courier.post(Row(row.step, row.agent_steps, row.updates, row.episodes, row.wall_s, scalars))
+        scalars = dict(row.scalars)  # a copy: the caller may go on with its own
+        for courier in self._couriers:
+            scalars |= courier.faults()
+        self.post(dataclasses.replace(row, scalars=scalars))
 
-    def score(self, row: ScoreRow) -> None:
-        """One finished episode, of training or evaluation."""
-        self._courier.post(row)
+    def post(self, event: Event) -> None:
+        """Anything else that happened: a finished episode, a checkpoint on disk, a video."""
+        for courier in self._couriers:
+            courier.post(event)
 
     def note(self, text: str) -> None:
         """One line for the human."""
@@ -83,9 +96,14 @@ class Sinks:
         """Events lost for good by file of record; empty in every run that had a disk to write to."""
         return self._courier.lost()
 
-    def close(self) -> None:
-        """Writes what waits and closes everything, within about 6 s whatever hangs. Idempotent."""
-        self._courier.close()
+    def close(self, hurried: bool = False) -> None:
+        """Writes what waits and closes everything, within about 6 s whatever hangs. Idempotent.
+
+        Args:
+          hurried: 2 s are enough for a slow sink, which otherwise has as long as it says (W&B half a minute).
+        """
+        for courier in reversed(self._couriers):  # the slow ones first: what they say is shown by the others
+            courier.close(HURRIED_S if hurried and courier is not self._courier else None)
 
     def __enter__(self) -> Sinks:
         return self
@@ -108,12 +126,13 @@ def make_sinks(
     tensorboard: bool = True,
     terminal_filter: str = "",
     terminal_style: str = "auto",
+    more: Sequence[Sink] = (),
     faults: Faults = OFF,
 ) -> Sinks:
     """Opens the sinks of a run.
 
     Args:
-      run_dir: gets metrics.jsonl, scores.jsonl and tb/.
+      run_dir: gets metrics.jsonl, scores.jsonl, tables/ and tb/.
       steps: env_steps of the whole run.
       resume_step: env_steps of the checkpoint that the run continues from: rows beyond are dropped, as
         is a torn last line. None: a new run; files that an earlier attempt has left are set aside.
@@ -123,6 +142,7 @@ def make_sinks(
       terminal_filter: regular expression, searched in a metric's own and its Stable-Baselines3 name;
         "" = the usual ones, ".*" = all.
       terminal_style: "auto" (rich on a terminal, else plain), "rich", "plain" or "off".
+      more: other sinks.
       faults: to happen in sinks, by their names.
 
     Raises:
@@ -130,12 +150,13 @@ def make_sinks(
       OSError: the files cannot be opened. After the start, such errors are handled inside.
     """
     terminal = make_terminal(sys.stdout, style=terminal_style, steps=steps, pattern=terminal_filter)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    names = ("metrics.jsonl", "scores.jsonl")
-    steps_of = dict.fromkeys(names, (resume_step, resume_step))
-    steps_of["scores.jsonl"] = (resume_step if scores_step is None else scores_step, resume_step)
-    notes = [line for name in names if (line := _prepare(run_dir / name, *steps_of[name]))]
-    others: list[Sink] = []
+    (run_dir / tables.FOLDER).mkdir(parents=True, exist_ok=True)
+    of_episodes = resume_step if scores_step is None else scores_step
+    last_of = {"metrics.jsonl": resume_step, "scores.jsonl": of_episodes}
+    last_of[f"{tables.FOLDER}/{tables.EPISODES}"] = of_episodes
+    done = (_prepare(run_dir, name, last, resume_step) for name, last in last_of.items())
+    notes = [line for line in done if line]
+    others: list[Sink] = [tables.CheckpointTable(run_dir)]
     if terminal is not None:
         terminal.remember(jsonl.last_episodes(run_dir / "scores.jsonl", WINDOW))
         others.append(terminal)
@@ -143,18 +164,19 @@ def make_sinks(
         from jaxrl.sinks.tensorboard import TensorBoard  # imports torch where it is installed: seconds
 
         others.append(TensorBoard(run_dir / "tb", resume_step))
-    sinks = Sinks([jsonl.metrics_file(run_dir), jsonl.scores_file(run_dir)], others, faults=faults)
+    journals = [jsonl.metrics_file(run_dir), jsonl.scores_file(run_dir), tables.episodes_file(run_dir)]
+    sinks = Sinks(journals, [*others, *more], faults=faults)
     for line in notes:
         sinks.note(line)
     return sinks
 
 
-def _prepare(path: Path, resume_step: int | None, eval_step: int | None) -> str | None:
+def _prepare(run_dir: Path, name: str, resume_step: int | None, eval_step: int | None) -> str | None:
     """Makes a file ready to be appended to; returns what was changed in it, if anything."""
     if resume_step is None:
-        old = jsonl.set_aside(path)
-        return f"{path.name} of an earlier attempt is now {old.name}" if old else None
-    done = jsonl.cut(path, resume_step, eval_step)
+        old = jsonl.set_aside(run_dir / name)
+        return f"{name} of an earlier attempt is now {old.name}" if old else None
+    done = jsonl.cut(run_dir / name, resume_step, eval_step)
     changes = {f"beyond step {resume_step}": done.beyond, "torn or unreadable": done.broken}
     dropped = ", ".join(f"{count} {what}" for what, count in changes.items() if count)
-    return f"{path.name}: kept {done.kept} lines, dropped {dropped}" if dropped else None
+    return f"{name}: kept {done.kept} lines, dropped {dropped}" if dropped else None

@@ -30,6 +30,7 @@ class Limits:
     block_s: float = 5.0  # longest wait of the training for a journal
     patience_s: float = 2.0  # after which a call into a sink counts as hanging
     close_s: float = 5.0  # longest wait of `close` for the journals; others get 2/5 of it
+    hurry_s: float = 0.5  # replaces patience_s while closing, if it is shorter
     retry_s: float = 0.5  # first pause of a journal after an error; doubles up to 30 s
 
 
@@ -94,8 +95,10 @@ class Courier:
         others: Sequence[Sink],
         limits: Limits | None = None,
         faults: Faults = OFF,
+        say: Callable[[str], None] | None = None,
     ) -> None:
-        self._limits, self._faults = limits or Limits(), faults
+        """`say` takes a line for the human where none of these sinks shows one."""
+        self._limits, self._faults, self._say = limits or Limits(), faults, say
         retry_s = self._limits.retry_s
         self._last_resort = _Slot(_Stderr(), False, retry_s)
         self._slots = [_Slot(sink, True, retry_s) for sink in journals]
@@ -155,13 +158,18 @@ class Courier:
             self._wait_until(lambda: not waits(), timeout_s)
             return not any(s.unwritten() for s in journals)
 
-    def close(self) -> None:
-        """Delivers what waits, closes the sinks, says what was lost. Waits a bounded time."""
+    def close(self, close_s: float | None = None) -> None:
+        """Delivers what waits, closes the sinks, says what was lost. Waits a bounded time.
+
+        Args:
+          close_s: replaces that of the limits.
+        """
         with self._change:
             if self._closing:
                 return
+            self._limits = dataclasses.replace(self._limits, close_s=close_s or self._limits.close_s)
             self._closing = True
-            self._patience_s = min(self._patience_s, self._limits.close_s / 10)
+            self._patience_s = min(self._patience_s, self._limits.hurry_s)
             for slot in self._slots:
                 slot.waiting.append(_Mark.CLOSE)
                 slot.retry_at = 0.0
@@ -285,11 +293,15 @@ class Courier:
             if shows and not self._closing:
                 slot.waiting.append(Note(text))
                 return
+        if self._say:
+            return self._say(text)
         self._last_resort.waiting.append(Note(text))
 
     def _account(self, slot: _Slot) -> None:
         """Counts and names what a closing sink has not written; the lock is held."""
         slot.drop(slot.unwritten())
+        if slot.alive and slot.sink.slow_s:
+            self._complain(f"{slot.sink.name} was left before it had finished", slot)
         slot.alive = False
         if slot.dropped:
             self._troubled = True

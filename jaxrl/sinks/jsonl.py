@@ -32,13 +32,13 @@ def encode_row(row: Row) -> str:
         "wall_s": row.wall_s,
     }
     names = sorted(row.scalars.keys() - head.keys())
-    return _strict(head | {name: row.scalars[name] for name in names})
+    return strict_line(head | {name: row.scalars[name] for name in names})
 
 
 def encode_score(row: ScoreRow) -> str:
     """One line without its newline; the field names tell training and evaluation apart."""
     success = {} if row.success is None else {f"{row.kind}/success": row.success}
-    return _strict(
+    return strict_line(
         {
             "step": row.step,
             f"{row.kind}/score": row.score,
@@ -50,7 +50,8 @@ def encode_score(row: ScoreRow) -> str:
     )
 
 
-def _strict(values: Mapping[str, object]) -> str:
+def strict_line(values: Mapping[str, object]) -> str:
+    """A JSON object; what is not finite, or no number at all, is null and named in `nan_keys`."""
     plain = {name: _number(value) for name, value in values.items()}
     bad = [name for name, number in plain.items() if number is None]
     return json.dumps(plain | ({"nan_keys": bad} if bad else {}), allow_nan=False)
@@ -107,7 +108,8 @@ def _judged(path: Path, last_step: int, last_eval: int) -> Iterator[tuple[bytes,
             try:
                 row = json.loads(line)
                 last = last_eval if "eval_episode/score" in row else last_step
-                yield line, "kept" if row["step"] <= last else "beyond"
+                step = row["step"] if "step" in row else row["env_steps"]  # the latter in tables/
+                yield line, "kept" if step <= last else "beyond"
             except (ValueError, KeyError, TypeError):
                 yield line, "broken"
 
@@ -128,8 +130,11 @@ class JsonlFile(Sink):
 
     takes: ClassVar[tuple[type, ...]] = (Row, ScoreRow)
 
-    def __init__(self, path: Path, takes: type, encode: Callable[..., str]) -> None:
-        self.name = path.stem
+    def __init__(
+        self, path: Path, takes: type, encode: Callable[..., str | None], name: str | None = None
+    ) -> None:
+        """`encode` makes a line without its newline of an event, or None if it has none here."""
+        self.name = name or path.stem
         self.takes = (takes,)  # type: ignore[misc]
         self._encode = encode
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -137,7 +142,9 @@ class JsonlFile(Sink):
         self._torn = False
 
     def take(self, event: Event) -> None:
-        line = (self._encode(event) + "\n").encode()
+        if (text := self._encode(event)) is None:
+            return
+        line = (text + "\n").encode()
         if self._torn:
             os.ftruncate(self._fd, self._size)
             self._torn = False

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +32,10 @@ class ScoreRow:
     score: float  # sum of the unclipped rewards
     length: int  # agent_steps
     env: int  # index of the environment
-    episode: int  # running number within its kind
+    episode: int  # index within its environment, or within its evaluation
     success: bool | None = None  # None: the task does not define it
+    number: int = 0  # of training episodes: of all so far, from 1
+    wall_s: float = 0.0  # seconds of training when it was counted, summed over resumes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +52,33 @@ class Banner:
     lines: tuple[str, ...]
 
 
-Event = Row | ScoreRow | Note | Banner
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """A video that was written."""
+
+    step: int  # env_steps
+    name: str  # tag, such as "eval_episode/video"
+    file: pathlib.Path
+    gif: bytes  # the same in small
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is on disk, verified by its manifest."""
+
+    folder: pathlib.Path  # checkpoints/<store>/<name> of the run
+    entry: Mapping[str, Any]  # its line of checkpoint_log.jsonl
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Episodes of one evaluation, with every action and reward, as samples/ has them."""
+
+    step: int  # env_steps
+    episodes: tuple[Mapping[str, Any], ...]
+
+
+Event = Row | ScoreRow | Note | Banner | Video | Saved | Samples
 
 
 class Sink:
@@ -61,6 +90,10 @@ class Sink:
     name: str = "sink"
     takes: ClassVar[tuple[type, ...]] = ()  # event classes that are delivered to it
     tick_s: float | None = None  # seconds between calls of `tick`; None = never
+    slow_s: float | None = None  # of a sink that takes its time: it has its own thread, and so long to close
+
+    def say(self, text: str) -> None:
+        """A line for the human; `Sinks` puts in what shows it."""
 
     def take(self, event: Event) -> None:
         """Writes one event."""

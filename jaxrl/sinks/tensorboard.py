@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +18,7 @@ from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 from tensorboardX.record_writer import RecordWriter
 
-from jaxrl.sinks.row import Event, Row, Sink
+from jaxrl.sinks.row import Event, Row, Sink, Video
 
 FLUSH_S = 0.5  # a flush is an fsync: rows that come faster share one
 
@@ -25,11 +26,12 @@ FLUSH_S = 0.5  # a flush is an fsync: rows that come faster share one
 class TensorBoard(Sink):
     """One event per row, one value per number of the row, tags = metric names, step = env_steps.
 
+    Videos are shown among the images, which move: an animated GIF is one of their formats.
     Wall times are those of the rows: two events are as far apart as their `wall_s`.
     """
 
     name = "tensorboard"
-    takes: ClassVar[tuple[type, ...]] = (Row,)
+    takes: ClassVar[tuple[type, ...]] = (Row, Video)
     tick_s = FLUSH_S
 
     def __init__(self, directory: Path, resume_step: int | None) -> None:
@@ -52,6 +54,8 @@ class TensorBoard(Sink):
         self._flush()
 
     def take(self, event: Event) -> None:
+        if isinstance(event, Video):
+            return self._show(event)
         assert isinstance(event, Row)
         if self._started_at is None:
             self._started_at = time.time() - event.wall_s
@@ -65,6 +69,14 @@ class TensorBoard(Sink):
         values = [Summary.Value(tag=name, simple_value=float(x)) for name, x in numbers.items()]
         wall_time = self._started_at + event.wall_s
         self._append(Record(wall_time=wall_time, step=event.step, summary=Summary(value=values)))
+        self.tick()
+
+    def _show(self, video: Video) -> None:
+        width, height = struct.unpack_from("<HH", video.gif, 6)  # behind "GIF89a"
+        rgb = 3  # channels
+        image = Summary.Image(height=height, width=width, colorspace=rgb, encoded_image_string=video.gif)
+        value = Summary.Value(tag=video.name, image=image)
+        self._append(Record(wall_time=time.time(), step=video.step, summary=Summary(value=[value])))
         self.tick()
 
     def tick(self) -> None:

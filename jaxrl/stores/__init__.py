@@ -77,6 +77,8 @@ class Outcome:
     failure: str | None = None  # one line; None if it is a checkpoint now
     not_finite: tuple[str, ...] = ()  # the arrays that were not, which is why it is none
     remark: str | None = None  # it is a checkpoint, but this went wrong after that
+    folder: pathlib.Path | None = None  # of the checkpoint
+    entry: dict[str, Any] = dataclasses.field(default_factory=dict)  # its line of the log, once it is there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,8 +257,8 @@ class Stores:
             made = None
             try:
                 made = self._commit(save)
-                self._record(made, round(time.monotonic() - save.began, 3))
-                outcome = Outcome(store, step)
+                line = self._record(made, round(time.monotonic() - save.began, 3))
+                outcome = Outcome(store, step, folder=made.folder, entry=line)
             except Refused as error:
                 outcome = Outcome(store, step, f"{error.args[0]} is not finite", not_finite=error.args)
             except BaseException as error:  # SystemExit too: nobody would hear of a keeper that has ended
@@ -279,11 +281,13 @@ class Stores:
                 manifest.sync(self._run / name)
         return Checkpoint(save.folder, manifest.write(save.folder, save.facts))
 
-    def _record(self, made: Checkpoint, seconds: float) -> None:
-        """Logs a new checkpoint, and removes what it replaces."""
+    def _record(self, made: Checkpoint, seconds: float) -> dict[str, Any]:
+        """Logs a new checkpoint, and removes what it replaces. Returns the line."""
         self._faults.at("manifest")
-        self._log.add(entry(made, seconds))
+        line = entry(made, seconds)
+        self._log.add(line)
         self._prune(made.store, made)
+        return line
 
     def _prune(self, store: str, made: Checkpoint | None = None) -> None:
         """Removes checkpoints that are not kept. The log says so first, the manifest goes next.

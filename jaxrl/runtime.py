@@ -11,8 +11,9 @@ import pathlib
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from importlib import metadata
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from jaxrl.config import Config, ConfigError, replace
 
@@ -20,6 +21,10 @@ from jaxrl.config import Config, ConfigError, replace
 # environment turns it off: as a compiler option it is ignored (jaxlib 0.10.2).
 SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
 PLATFORMS = {"auto": "", "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+# Of MUJOCO_GL: libraries, and words for its default and for none. mujoco 4.0 cannot be imported with another.
+GL_NAMES = ("egl", "osmesa", "glfw", "glx", "cgl", "wgl")
+GL_WORDS = ("", "enable", "enabled", "on", "true", "1", "disable", "disabled", "off", "false", "0")
+WHY = "use --device=cpu, or see what python -m jaxrl.doctor says"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,8 @@ def prepare(config: Config) -> None:
     given = os.environ.get("JAX_PLATFORMS", "")
     if wanted and given and wanted not in given.split(","):
         raise ConfigError(f"device={config.device}: JAX_PLATFORMS={given} excludes it; unset that variable")
+    if fault := gl_fault():
+        raise ConfigError(f"{fault}; unset that variable, or MUJOCO_GL=egl")
     if wanted:
         os.environ["JAX_PLATFORMS"] = wanted if wanted == "cpu" else f"{wanted},cpu"
     flags = os.environ.get("XLA_FLAGS", "")
@@ -81,12 +88,14 @@ def start(config: Config) -> Machine:
     jax.config.update("jax_debug_nans", config.runtime.debug_nans)
     try:
         devices = jax.local_devices()
-    except RuntimeError as error:
-        reason = str(error).split("\n")[0]
-        raise ConfigError(f"device={config.device}: not available ({reason}); use --device=cpu") from error
+    except (RuntimeError, AssertionError) as error:
+        # The latter is jax's way to say that nothing is there of what JAX_PLATFORMS asks for.
+        asked = f"nothing found for JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
+        reason = str(error).split("\n")[0] or asked
+        raise ConfigError(f"device={config.device}: not available ({reason}); {WHY}") from error
     device = devices[0]
     if config.device not in ("auto", device.platform):
-        raise ConfigError(f"device={config.device}: only {device.platform} is available; use --device=auto")
+        raise ConfigError(f"device={config.device}: only {device.platform} is available; {WHY}")
     host = jax.local_devices(backend="cpu") if device.platform != "cpu" else devices
     on_device = config.replay.placement == "device"
     # On a CPU that poses as several devices, the last one stands for the host: placements differ in tests.
@@ -129,6 +138,32 @@ def device_memory(device: Any) -> int:
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def devices() -> list[Any]:
+    """The devices of this process, once `start` has been called."""
+    import jax
+
+    return jax.local_devices()
+
+
+def variable(name: str) -> str | None:
+    """An environment variable; None if it is not set."""
+    return os.environ.get(name)
+
+
+def environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    """The environment of this process with some variables changed, or with None removed: for a child."""
+    wanted = {**os.environ, **changes}
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def gl_fault() -> str:
+    """What is wrong with MUJOCO_GL, without which mujoco cannot be imported; "" if nothing."""
+    given = os.environ.get("MUJOCO_GL", "")
+    if given.lower().strip() in (*GL_NAMES, *GL_WORDS):
+        return ""
+    return f"MUJOCO_GL={given[:80]}: mujoco does not know it"
 
 
 def resident_memory() -> int:
@@ -205,3 +240,8 @@ def end_with_parent() -> None:
 def on_main_thread() -> bool:
     """True where signal handlers may be installed."""
     return threading.current_thread() is threading.main_thread()
+
+
+def has_colors(stream: TextIO) -> bool:
+    """Whether it is a terminal whose reader has not asked for none (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

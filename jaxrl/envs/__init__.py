@@ -115,6 +115,8 @@ def device_env(task: str, env: EnvConfig) -> DeviceEnv | None:
         raise ConfigError(_unknown(task))
     _check_options(task, env)
     suite, _, name = task.partition("_")
+    if suite in ("mjx", "playground"):
+        _check_mujoco(task)
     if suite == "mjx":
         return mjx.make_task(name, env)
     if suite == "playground":
@@ -124,6 +126,17 @@ def device_env(task: str, env: EnvConfig) -> DeviceEnv | None:
     if task == "toy_clock":
         return Clock(size=env.size, gray=env.gray)
     return Reach() if task == "toy_reach" else None
+
+
+def _check_mujoco(task: str) -> None:
+    """Its import opens OpenGL, and raises whatever a library says that MUJOCO_GL names and that is missing."""
+    try:
+        import mujoco  # noqa: F401
+    except (AttributeError, ImportError, RuntimeError) as error:
+        why = (str(error).splitlines() or [""])[0][:200]
+        raise ConfigError(
+            f"task={task}: mujoco cannot be imported ({why}); unset MUJOCO_GL, or see python -m jaxrl.doctor"
+        ) from error
 
 
 def _check_options(task: str, env: EnvConfig) -> None:

@@ -245,7 +245,7 @@ class Config(Section):
     eval_every: int = leaf(40_000, "period of evaluations; 0 = never", "env_steps", low=0)
     eval_eps: int = leaf(10, "episodes of an evaluation", "episodes", low=1, high=100_000)
     eval_initial: bool = leaf(False, "evaluate at step 0 too", source="DreamerV3 2023 atari100k")
-    video_every: int = leaf(0, "period of videos of an evaluation episode; 0 = never", "env_steps", low=0)
+    video_every: int = leaf(0, "period of films (an evaluation, imagination); 0 = never", "env_steps", low=0)
     save_every: int = leaf(0, "period of checkpoints; 0 = by save_seconds only", "env_steps", low=0)
     save_seconds: float = leaf(900.0, "period of checkpoints in time; 0 = never", "seconds", DREAMER, low=0)
     live: bool = leaf(False, "show plots/live.png in a window that follows the run")

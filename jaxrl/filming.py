@@ -1,5 +1,9 @@
-"""Films an evaluation's environment 0, and writes the video: at once, or in a thread beside a run."""
+"""Films an evaluation's environment 0 and what a world model imagines; writes the videos.
 
+At once, or, for a run, in a thread beside it.
+"""
+
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -8,16 +12,18 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from jaxrl import videos
+from jaxrl import dreams, videos
 from jaxrl.config import Config, ConfigError
 from jaxrl.envs import judged
 from jaxrl.envs.base import CheckedEnv
 from jaxrl.envs.film import Reel, reel_of
 from jaxrl.keys import EVAL, env_seed
+from jaxrl.sinks import Video
 from jaxrl.tracker import Finished
-from jaxrl.types import Step
+from jaxrl.types import OpenLoop, Step
 
 MOST = 1_000  # frames of a video
 FASTEST = 30  # frames per second; of faster steps some are left out
@@ -84,22 +90,29 @@ class Film:
         if self._left:
             self._reel.acts(action)
 
-    def develop(self, path: pathlib.Path) -> str:
-        """Draws and writes the video; a line about it.
+    @property
+    def rate(self) -> float:
+        """Frames per second."""
+        return 1 / (self._seconds * self._every)
+
+    def develop(self, path: pathlib.Path, small: videos.Thumbnail | None = None) -> tuple[pathlib.Path, str]:
+        """Draws and writes the video; the file, and a line about it.
 
         Args:
           path: without suffix.
+          small: sees the frames, too.
 
         Raises:
           OSError: the disk.
         """
-        speed, rate = self._stride // self._every, 1 / (self._seconds * self._every)
-        written, why = videos.write(path, self._frames(speed, rate), rate)
+        speed = self._stride // self._every
+        frames = self._frames(speed, self.rate)
+        written, why = videos.write(path, small.watching(frames) if small else frames, self.rate)
         remarks = [why, self._reel.remark] + ([f"{speed} times as fast as it was"] if speed > 1 else [])
         if self._reel.seconds is None:
             remarks.append(f"{1 / UNKNOWN:g} steps a second: the task does not say how long one is")
         told = "; ".join(x for x in remarks if x)
-        return f"video {written}" + (f" ({told})" if told else "")
+        return written, f"video {written}" + (f" ({told})" if told else "")
 
     def _frames(self, speed: int, rate: float) -> Iterator[np.ndarray]:
         pictures = self._reel.draw([shot for _, shot, _ in self._shots])
@@ -133,26 +146,68 @@ class Guarded:
                 self.film = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Imagination:
+    """What a world model imagines, still on the device."""
+
+    pictures: OpenLoop
+    is_first: jax.Array  # [T, B] bool
+    channels: int  # of a frame
+
+    def fetched(self, step: int) -> list[dreams.Dream]:
+        """By image key, on the host. Waits for the device, and raises what went wrong there."""
+        pictures, is_first = jax.device_get((self.pictures, self.is_first))
+        return [
+            dreams.Dream(
+                name=name,
+                step=step,
+                truth=truth,
+                model=pictures.model[name],
+                is_first=is_first,
+                observed=pictures.observed,
+                channels=self.channels,
+            )
+            for name, truth in pictures.truth.items()
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What there is to write of one step."""
+
+    step: int  # env_steps
+    films: tuple[Film, ...]
+    imagination: Imagination | None
+
+
 class Projector:
     """The videos of a run: written in a thread, one at a time. What goes wrong is said in a line.
 
     Args:
-      folder: gets <step>.mp4, .webp or .gif.
+      folder: gets <step>.mp4, .webp or .gif, and <step>-openloop of what a world model imagines, of several
+        images <step>-openloop-<key>.
       say: takes a line, from any thread.
+      post: takes each video that was written, from any thread.
     """
 
-    def __init__(self, folder: pathlib.Path, say: Callable[[str], None]):
-        self._folder, self._say = folder, say
-        self._films: queue.SimpleQueue[tuple[Film, pathlib.Path] | None] = queue.SimpleQueue()
+    def __init__(
+        self, folder: pathlib.Path, say: Callable[[str], None], post: Callable[[Video], None] | None = None
+    ):
+        self._folder, self._say, self._post = folder, say, post
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._hopeless = False  # there is nothing to be seen of the task
         self._thread: threading.Thread | None = None
+
+    def is_free(self, env_steps: int) -> bool:
+        """Whether there is time for the videos of this step. If not, a line says so."""
+        if self._jobs.qsize():  # beside the one that is being written, if any
+            self._say(f"no video at step {env_steps:,}: two are not written yet; raise --video_every")
+            return False
+        return True
 
     def begin(self, config: Config, env_steps: int) -> list[Guarded]:
         """Who is to watch the evaluation at this step: one film, or nobody if there can be none."""
         if self._hopeless:
-            return []
-        if self._films.qsize():  # beside the one that is being written, if any
-            self._say(f"no video at step {env_steps:,}: two are not written yet; raise --video_every")
             return []
         try:
             reel = reel_of(config.task, judged(config.env), env_seed(config.seed, EVAL, env_steps))
@@ -162,32 +217,74 @@ class Projector:
             return []
         return [Guarded(Film(reel), self._say)]
 
-    def show(self, films: Sequence[Guarded], env_steps: int) -> None:
-        """Begins to write what was filmed."""
-        for film in (x.film for x in films if x.film is not None):
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="projector", daemon=True)
-                self._thread.start()
-            self._films.put((film, self._folder / str(env_steps)))
+    def imagine(
+        self, config: Config, look: Callable[[], tuple[OpenLoop, jax.Array]], env_steps: int
+    ) -> Imagination | None:
+        """Calls what begins to look at the world model, and waits for nothing; None if that fails."""
+        try:
+            return Imagination(*look(), channels=1 if config.env.gray else 3)
+        except Exception as error:  # whatever it is, the run goes on
+            self._say(f"no open-loop video at step {env_steps:,}: {in_a_line(error)}")
+            return None
+
+    def show(self, films: Sequence[Guarded], imagination: Imagination | None, env_steps: int) -> None:
+        """Begins to write what was filmed, and what was imagined."""
+        whole = tuple(x.film for x in films if x.film is not None)
+        if not whole and imagination is None:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="projector", daemon=True)
+            self._thread.start()
+        self._jobs.put(Job(env_steps, whole, imagination))
 
     def close(self, seconds: float = 60.0) -> None:
         """Waits for the last video, at most so long."""
         if self._thread is not None:
-            self._films.put(None)
+            self._jobs.put(None)
             self._thread.join(seconds)
             if self._thread.is_alive():
                 self._say(f"the last video was given up: it was not written within {seconds:g} s")
             self._thread = None
 
     def _work(self) -> None:
-        while (job := self._films.get()) is not None:
-            film, path = job
-            try:
-                self._say(film.develop(path))
-            except Exception as error:  # whatever it is, the run goes on
-                self._say(f"no video {path}: {in_a_line(error)}")
-            finally:
-                film.close()
+        while (job := self._jobs.get()) is not None:
+            self._develop(job)
+            del job  # and with it what it holds, on the device, too
+
+    def _develop(self, job: Job) -> None:
+        for film in job.films:
+            path = self._folder / str(job.step)
+            with self._told(path), contextlib.closing(film):
+                self._film(film, path, job.step)
+        if job.imagination:
+            path = self._folder / f"{job.step}-openloop"
+            with self._told(path):
+                self._dreams(job.imagination.fetched(job.step), path)
+
+    @contextlib.contextmanager
+    def _told(self, path: pathlib.Path) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever it is, the run goes on
+            self._say(f"no video {path}: {in_a_line(error)}")
+
+    def _film(self, film: Film, path: pathlib.Path, step: int) -> None:
+        small = videos.Thumbnail() if self._post else None
+        written, line = film.develop(path, small)
+        self._say(line)
+        if self._post and small:
+            self._post(Video(step, "eval_episode/video", written, small.gif(film.rate)))
+
+    def _dreams(self, found: Sequence[dreams.Dream], path: pathlib.Path) -> None:
+        for dream in found:
+            name = f"{path.name}-{dream.name.replace('/', '-')}" if len(found) > 1 else path.name
+            written, _ = videos.write(path.with_name(name), dreams.frames(dream), dreams.RATE)
+            self._say(f"video {written} (open loop, {dream.observed} of {len(dream.truth)} rows observed)")
+            if self._post:
+                small = videos.Thumbnail()
+                for frame in dreams.frames(dream, dreams.SMALL):
+                    small.add(frame)
+                self._post(Video(dream.step, f"openloop/{dream.name}", written, small.gif(dreams.RATE)))
 
 
 def in_a_line(error: Exception) -> str:

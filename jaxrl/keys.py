@@ -5,7 +5,7 @@ import numpy as np
 
 from jaxrl.types import Array, Key
 
-INIT, ACT, LEARN, EVAL, HOLDOUT, TRIAL = range(6)
+INIT, ACT, LEARN, EVAL, HOLDOUT, TRIAL, REPORT = range(7)
 
 
 def key_for(run_key: Key, purpose: int, counter: Array | int) -> Key:

@@ -11,8 +11,8 @@ from jaxrl.envs.batch import Told
 from jaxrl.feeds.ring import Ring
 from jaxrl.parts import Due, Parts, batch_shapes, held_metric_shapes, loops, metric_shapes
 from jaxrl.runtime import give_back_memory
-from jaxrl.sources import Source, compile_all, explain_program, programs
-from jaxrl.types import ActOutput, Carry, Evidence, Key, Params, Step
+from jaxrl.sources import Source, compile_all, explain_program, programs, report_programs
+from jaxrl.types import ActOutput, Carry, Evidence, Key, OpenLoop, Params, Step
 
 RINGS = ("ring.", "held.")  # how the names of arrays in rings begin
 
@@ -29,6 +29,7 @@ class Programs:
         self.kinds = metrics.kinds_of(metric_shapes(parts))
         self.held_kinds = metrics.kinds_of(held_metric_shapes(parts))
         sources = chunk.sources(parts) | programs(parts, metrics.empty(self.kinds), self._split)
+        sources |= report_programs(parts)
         self.compiled = compile_all(sources, parts.machine.platform)
         give_back_memory()
         self._key_at_replay = jax.device_put(parts.key, parts.machine.replay)
@@ -117,6 +118,19 @@ class Programs:
         at = jax.device_put(np.int32(env_steps), self._parts.machine.replay)
         batch = self.compiled["held_batch"].call(held_ring, at, self._key_at_replay)
         return self.compiled["validate"].call(
+            state, self.put(batch), self.put(np.int32(env_steps)), self._parts.key
+        )
+
+    @property
+    def reports(self) -> bool:
+        """Whether there is anything to `report`: a world model of pictures, in a run that is filmed."""
+        return "report" in self.compiled
+
+    def report(self, state: Any, ring: Ring, env_steps: int) -> tuple[OpenLoop, jax.Array]:
+        """What the world model imagines of sequences from replay, and is_first [T, B] of their rows."""
+        at = jax.device_put(np.int32(env_steps), self._parts.machine.replay)
+        batch = self.compiled["report_batch"].call(ring, at, self._key_at_replay)
+        return self.compiled["report"].call(
             state, self.put(batch), self.put(np.int32(env_steps)), self._parts.key
         )
 

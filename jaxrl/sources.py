@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import keys, metrics
+from jaxrl.feeds.replay import Replay
 from jaxrl.feeds.ring import row_of
 from jaxrl.ops.finite import all_finite, named_floats
 from jaxrl.parts import SKIPPED, Feed, Parts, batch_shapes, loops, shaped, step_shapes, with_streak
 from jaxrl.runtime import compiler_options
 from jaxrl.types import Array, Evidence, Key, Learner
+
+REPORTED = 6  # sequences of which is shown what the world model imagines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +84,7 @@ def programs(parts: Parts, totals: Array, split: bool) -> dict[str, Source]:
         found["insert"] = Source(insert_program(replay, clip), (ring, *row, *mask), (0,))
         if parts.held:
             found["insert_held"] = Source(insert_program(parts.held, clip), (held, *row, *mask), (0,))
-            found["held_batch"] = Source(held_program(parts.held), (held, there, key_store))
+            found["held_batch"] = Source(peek_program(parts.held, keys.HOLDOUT), (held, there, key_store))
             batch = shaped(batch_shapes(parts.held, key), home)
             found["validate"] = Source(validate_program(learner), (state, batch, here, key))
     found["init"] = Source(lambda key: learner.init(keys.key_for(key, keys.INIT, 0)), (key,))
@@ -90,6 +93,24 @@ def programs(parts: Parts, totals: Array, split: bool) -> dict[str, Source]:
     found["policy"] = Source(learner.policy_params, (state,))
     rest = named_floats({"learner": state, "policy": policy, "carry": carry})
     return found | finite_programs(home, rest, named_floats({"ring": ring, "held": held}))
+
+
+def report_programs(parts: Parts) -> dict[str, Source]:
+    """What a world model imagines of sequences from replay, if that is to be seen; else nothing."""
+    learner, replay = parts.learner, parts.replay
+    if not (parts.config.video_every and learner.report and isinstance(replay, Replay)):
+        return {}
+    feed = dataclasses.replace(replay, batch=min(replay.batch, REPORTED), online=False)
+    home, store = parts.machine.learner, parts.machine.replay
+    number, key = jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: parts.key)
+    ring = shaped(jax.eval_shape(feed.init), store)
+    state = shaped(jax.eval_shape(learner.init, key), home)
+    batch = shaped(batch_shapes(feed, key), home)
+    there, here = (shaped((number, key), device) for device in (store, home))
+    return {
+        "report_batch": Source(peek_program(feed, keys.REPORT), (ring, *there)),
+        "report": Source(report_program(learner, feed.context), (state, batch, *here)),
+    }
 
 
 def finite_programs(home: Any, rest: dict[str, Any], rings: dict[str, Any]) -> dict[str, Source]:
@@ -172,8 +193,9 @@ def explain_program(explain: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def held_program(held: Feed) -> Callable[..., Any]:
-    sample = sample_program(held, keys.HOLDOUT)
+def peek_program(feed: Feed, purpose: int) -> Callable[..., Any]:
+    """A batch that is only looked at: the ring stays as it is."""
+    sample = sample_program(feed, purpose)
     return lambda ring, counter, key: sample(ring, counter, jnp.int32(0), key)[1]
 
 
@@ -183,6 +205,17 @@ def validate_program(learner: Learner) -> Callable[..., Any]:
 
     def run(state, batch, counter, key):
         return metrics.pack(validate(state, batch, learner_key(key, keys.HOLDOUT, counter)))
+
+    return run
+
+
+def report_program(learner: Learner, context: int) -> Callable[..., Any]:
+    """OpenLoop, and is_first [T, B] of its rows."""
+    assert learner.report is not None
+    report = learner.report
+
+    def run(state, batch, counter, key):
+        return report(state, batch, learner_key(key, keys.REPORT, counter)), batch.is_first[context:]
 
     return run
 

@@ -84,7 +84,7 @@ def hold(wish: Wish, say: Callable[[str], None]) -> Result:
     try:
         rundir.write_json(file, record)
         if film:
-            say(film.develop(file.with_suffix("")))
+            say(film.develop(file.with_suffix(""))[1])
     except OSError as error:
         raise WriteFailed(f"{error.filename or folder}: {error.strerror or error}") from error
     finally:

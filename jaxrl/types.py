@@ -177,6 +177,25 @@ class UpdateOutput:
     latents: Any  # leaves [T, B, ...]: refreshed latents of the rows after the context; () if none
 
 
+@struct.dataclass(kw_only=True)
+class OpenLoop:
+    """What a world model makes of sequences whose first rows it sees; by image key, u8 [T, B, h, w, c]."""
+
+    truth: dict[str, Array]
+    model: dict[str, Array]
+    observed: int = struct.field(pytree_node=False)  # rows that it saw; the others follow from actions alone
+
+
+@struct.dataclass(kw_only=True)
+class Imagined:
+    """What a world model expects to come of H actions in each of N environments."""
+
+    obs: dict[str, Array]  # [H, N, ...] after each action, as in the spaces: images u8, vectors f32
+    reward: Array  # [H, N] f32 that arrives with obs, as it was learned: its sign with env.clip_reward
+    continuation: Array  # [H, N] f32, probability that obs is not terminal, given that none before is
+    carry: Carry  # after the last action; for `imagine`, not for `act`: no action is chosen there yet
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learner:
     """An algorithm: pure functions, none of them jitted, none of them aware of devices.
@@ -189,6 +208,10 @@ class Learner:
     validate(state, batch, key) -> metrics of a held-out batch, without learning; optional
     explain(state, batch, key) -> the numbers of such an update, to find what was not finite; optional. A
       flat dict: loss/<name>, grad/<path>, param/<path>, and batch.<leaf> where bits are stored, not floats
+    report(state, batch, key) -> OpenLoop of up to six sequences of a batch; None without a model of images
+    imagine(params, carry, actions, key) -> Imagined, a world model's; actions [H, N] i32 or [H, N, A] f32
+    imagine_params(state) -> what `imagine` needs beside policy_params(state): both are dicts of networks, its
+      params are their union. Like policy_params it only selects from the state.
     latent_zeros() -> pytree of one row's stored latents (no env axis), for sizing the ring
     """
 
@@ -200,5 +223,8 @@ class Learner:
     update: Callable[..., UpdateOutput] | None = None
     validate: Callable[..., Metrics] | None = None
     explain: Callable[..., dict[str, jax.Array]] | None = None
+    report: Callable[..., OpenLoop] | None = None
+    imagine: Callable[..., Imagined] | None = None
+    imagine_params: Callable[[Any], Params] | None = None
     context: int = 0  # rows in front of a sampled sequence that only provide the initial carry
     horizon: Horizon | None = None  # None: batches are sequences (Batch); else Transitions

@@ -2,11 +2,12 @@
 
 import contextlib
 import importlib.util
+import io
 import itertools
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -16,8 +17,44 @@ from PIL import Image, ImageDraw, ImageFont, features
 LEAST = 240  # pixels of an edge of a picture, at least; smaller ones are enlarged by a whole number
 GAP, BAR = 4, 24  # pixels between pictures, and of the line of text above them
 NARROWEST = 320  # pixels, so that the line of text fits
+SMALL, FEW, MAX_BYTES = 320, 150, 3_000_000  # of a GIF: pixels of its width, frames, size
+SLOWEST = 4  # frames per second of a GIF; one of a longer video runs faster than it
+Colour = tuple[int, int, int]
 PAPER, INK, FAINT = (24, 24, 27), (244, 244, 245), (161, 161, 170)
 EXTRA = "PyAV is not installed; pip install 'jaxrl[video]' writes mp4"
+
+
+class Page:
+    """What a frame is drawn on, in pixels from the left and from the top; even edges, as H.264 wants."""
+
+    def __init__(self, width: int, height: int):
+        self._page = Image.new("RGB", (width + width % 2, height + height % 2), PAPER)
+        self._draw = ImageDraw.Draw(self._page)
+
+    @property
+    def width(self) -> int:
+        return self._page.width
+
+    def box(self, left: int, top: int, width: int, height: int, colour: Colour) -> None:
+        """A filled rectangle; none if it has no width or height."""
+        if width > 0 and height > 0:
+            self._draw.rectangle((left, top, left + width - 1, top + height - 1), colour)
+
+    def picture(self, left: int, top: int, picture: np.ndarray) -> None:
+        """u8 [h, w, 3]."""
+        self._page.paste(Image.fromarray(picture), (left, top))
+
+    def words(self, left: int, middle: int, text: str, colour: Colour = INK, size: int = 13) -> None:
+        """A line of text whose middle is at a height."""
+        self._draw.text((left, middle), text, colour, font(size), anchor="lm")
+
+    def label(self, left: int, top: int, text: str) -> None:
+        """Text that can be read on any picture."""
+        self._draw.text((left, top), text, INK, font(12), stroke_width=2, stroke_fill=PAPER)
+
+    def frame(self) -> np.ndarray:
+        """u8 [H, W, 3]."""
+        return np.array(self._page)
 
 
 def sheet(pictures: Mapping[str, np.ndarray], caption: str) -> np.ndarray:
@@ -27,28 +64,27 @@ def sheet(pictures: Mapping[str, np.ndarray], caption: str) -> np.ndarray:
       pictures: u8 [h, w, 3] each, by what is seen; two columns from two on, three from five on.
 
     Returns:
-      u8 [H, W, 3], H and W even, as H.264 wants.
+      u8 [H, W, 3], H and W even.
     """
     tiles = {name: enlarged(x) for name, x in pictures.items()}
     columns = 1 if len(tiles) == 1 else 2 if len(tiles) <= 4 else 3
     rows = math.ceil(len(tiles) / columns)
     high, wide = (max(x.shape[axis] for x in tiles.values()) for axis in (0, 1))
     width = max(columns * (wide + GAP) + GAP, NARROWEST)
-    height = BAR + rows * (high + GAP) + GAP
     left = (width - columns * (wide + GAP) - GAP) // 2 + GAP
-    page = Image.new("RGB", (width + width % 2, height + height % 2), PAPER)
-    draw = ImageDraw.Draw(page)
+    page = Page(width, BAR + rows * (high + GAP) + GAP)
     for i, (name, tile) in enumerate(tiles.items()):
         x, y = left + i % columns * (wide + GAP), BAR + GAP + i // columns * (high + GAP)
-        page.paste(Image.fromarray(tile), (x, y))
+        page.picture(x, y, tile)
         if name:
-            draw.text((x + 5, y + 3), name, INK, font(12), stroke_width=2, stroke_fill=PAPER)
-    draw.text((GAP + 4, BAR // 2), caption, INK, font(13), anchor="lm")
-    return np.asarray(page)
+            page.label(x + 5, y + 3, name)
+    page.words(GAP + 4, BAR // 2, caption)
+    return page.frame()
 
 
-def enlarged(picture: np.ndarray) -> np.ndarray:
-    times = math.ceil(LEAST / max(picture.shape[:2]))
+def enlarged(picture: np.ndarray, least: int = LEAST) -> np.ndarray:
+    """[h, w, ...] by a whole number, until the longer edge has `least` pixels."""
+    times = math.ceil(least / max(picture.shape[:2]))
     return picture.repeat(times, 0).repeat(times, 1)
 
 
@@ -122,7 +158,69 @@ def write_animation(path: pathlib.Path, frames: Iterator[np.ndarray], rate: floa
     """Animated WebP or GIF, by the suffix. A frame lasts whole milliseconds, in a GIF whole hundredths."""
     tick = 10 if path.suffix == ".gif" else 1
     first, *others = (Image.fromarray(x) for x in frames)
-    at = [round(i * 1000 / rate / tick) * tick for i in range(len(others) + 2)]
-    lasts = [max(b - a, tick) for a, b in itertools.pairwise(at)]
+    durations = lasting([i / rate for i in range(len(others) + 2)], tick)
     options: dict[str, Any] = {"quality": 80, "method": 2} if path.suffix == ".webp" else {}
-    first.save(path, save_all=True, append_images=others, duration=lasts, loop=0, **options)
+    first.save(path, save_all=True, append_images=others, duration=durations, loop=0, **options)
+
+
+def lasting(at: Sequence[float], tick: int) -> list[int]:
+    """Milliseconds for which each frame stays, in whole ticks that add up.
+
+    Args:
+      at: seconds at which each frame begins, and the last one ends.
+    """
+    rounded = [round(x * 1000 / tick) * tick for x in at]
+    return [max(b - a, tick) for a, b in itertools.pairwise(rounded)]
+
+
+class Thumbnail:
+    """The frames of a video as a small GIF: at most FEW + 1, evenly chosen, whatever the length of the video.
+
+    At true speed, as long as that leaves SLOWEST frames a second.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[int, Image.Image]] = []
+        self._stride, self._seen = 1, 0
+        self._last: np.ndarray | None = None
+
+    def watching(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The same frames, u8 [H, W, 3], which are remembered as they pass."""
+        for frame in frames:
+            self.add(frame)
+            yield frame
+
+    def add(self, frame: np.ndarray) -> None:
+        if self._seen % self._stride == 0:
+            self._kept.append((self._seen, reduced(frame)))
+        if len(self._kept) > FEW:
+            self._thin()
+        self._last, self._seen = frame, self._seen + 1
+
+    def gif(self, rate: float) -> bytes:
+        """What has passed at `rate` frames per second, in about MAX_BYTES at most."""
+        assert self._last is not None, "no frame has passed"
+        last = reduced(self._last)
+        while True:
+            kept = [x for x in self._kept if x[0] < self._seen - 1] + [(self._seen - 1, last)]
+            pace = max(rate, min(rate, SLOWEST) * self._stride)
+            durations = lasting([*(at / pace for at, _ in kept), self._seen / pace], 10)
+            file = io.BytesIO()
+            first, *others = (image for _, image in kept)
+            first.save(file, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
+            if file.tell() <= MAX_BYTES or len(kept) <= 2:
+                return file.getvalue()
+            self._thin()
+
+    def _thin(self) -> None:
+        self._stride *= 2
+        self._kept = [x for x in self._kept if x[0] % self._stride == 0]
+
+
+def reduced(frame: np.ndarray) -> Image.Image:
+    """A frame in 256 colours of its own, at most SMALL pixels wide."""
+    image = Image.fromarray(frame)
+    if image.width > SMALL:
+        height = max(1, round(image.height * SMALL / image.width))
+        image = image.resize((SMALL, height), Image.Resampling.BOX)
+    return image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)

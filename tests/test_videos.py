@@ -1,5 +1,6 @@
 """Videos: what is shown of an episode, how fast, in which format, and that a run does not mind."""
 
+import io
 import os
 import pathlib
 
@@ -51,8 +52,8 @@ def without_av(monkeypatch):
 
 def test_shows_the_pictures_of_the_first_episode_with_its_return(tmp_path, without_av):
     film, rows = film_of("toy_clock", EnvConfig(action_repeat=1, size=48), 40)
-    line = film.develop(tmp_path / "clock")
-    assert "clock.webp" in line and "jaxrl[video]" in line
+    file, line = film.develop(tmp_path / "clock")
+    assert file == tmp_path / "clock.webp" and str(file) in line and "jaxrl[video]" in line
     length = next(i for i, x in enumerate(rows) if x.is_last[0])
     with Image.open(tmp_path / "clock.webp") as file:
         assert file.n_frames in (length + 1, length + 2), "the last ones are alike and may be one"
@@ -97,6 +98,58 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, without_av):
     with pytest.raises(ZeroDivisionError):
         videos.write(tmp_path / "x", broken(), 10)
     assert not list(tmp_path.iterdir())
+
+
+def thumbnail(count: int, rate: float, edges=(32, 48)) -> Image.Image:
+    """A GIF of frames that become brighter, from black to white."""
+    small_one = videos.Thumbnail()
+    frames = (np.full((*edges, 3), i * 255 // max(1, count - 1), np.uint8) for i in range(count))
+    passed = [x[0, 0, 0] for x in small_one.watching(frames)]
+    assert len(passed) == count, "whoever else wants them gets them all"
+    return Image.open(io.BytesIO(small_one.gif(rate)))
+
+
+def played(file: Image.Image) -> tuple[list[int], list[int]]:
+    """Brightness and milliseconds of each frame."""
+    shades, lasts = [], []
+    for i in range(file.n_frames):
+        file.seek(i)
+        shades.append(int(np.asarray(file.convert("L")).mean()))
+        lasts.append(file.info["duration"])
+    return shades, lasts
+
+
+@pytest.mark.parametrize(("count", "rate"), [(2, 15), (100, 15), (150, 30), (3, 2)])
+def test_a_thumbnail_shows_every_frame_at_true_speed(count, rate):
+    shades, lasts = played(thumbnail(count, rate))
+    assert len(shades) == count and shades[0] == 0 and shades[-1] == 255 and (np.diff(shades) > 0).all()
+    np.testing.assert_allclose(sum(lasts) / 1000, count / rate, atol=0.006)
+    assert max(lasts) - min(lasts) <= 10
+
+
+@pytest.mark.parametrize(("count", "rate", "seconds"), [(250, 10, 25), (1000, 30, 1000 / 32)])
+def test_a_thumbnail_of_a_long_video_leaves_frames_out_evenly(count, rate, seconds):
+    """True speed while four frames a second are left; faster then."""
+    shades, lasts = played(thumbnail(count, rate))
+    assert 75 <= len(shades) <= videos.FEW + 1 and shades[0] == 0 and shades[-1] == 255, "the end is there"
+    assert np.ptp(np.diff(shades)[:-1]) <= 1 and np.ptp(lasts[:-2]) <= 10
+    np.testing.assert_allclose(sum(lasts) / 1000, seconds, atol=0.02)
+
+
+def test_a_thumbnail_is_narrow_and_of_bounded_size(monkeypatch):
+    assert thumbnail(2, 10, (100, 960)).size == (320, 33)
+    assert thumbnail(2, 10, (100, 200)).size == (200, 100)
+    monkeypatch.setattr(videos, "MAX_BYTES", 200_000)
+    noise, small_one = (
+        np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3)).astype(np.uint8),
+        videos.Thumbnail(),
+    )
+    for frame in noise:
+        small_one.add(frame)
+    gif = small_one.gif(20)
+    file = Image.open(io.BytesIO(gif))
+    assert len(gif) <= 200_000 and 10 <= file.n_frames <= 21, "every second or fourth"
+    np.testing.assert_allclose(sum(played(file)[1]), 2000, atol=20)
 
 
 @pytest.mark.parametrize("count", range(1, 7))
@@ -243,6 +296,6 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     tmp_path.chmod(0o500)
     projector = Projector(tmp_path / "videos", said.append)
     film, _ = film_of("toy_clock", EnvConfig(action_repeat=1, size=48), 30)
-    projector.show([filming.Guarded(film, said.append)], 5)
+    projector.show([filming.Guarded(film, said.append)], None, 5)
     projector.close()
     assert "PermissionError" in said[0]

@@ -129,7 +129,7 @@ def device_env(task: str, env: EnvConfig) -> DeviceEnv | None:
 
 
 def _check_mujoco(task: str) -> None:
-    """Its import opens OpenGL, and raises whatever a library says that MUJOCO_GL names and that is missing."""
+    """Its import opens OpenGL, and raises what comes of a MUJOCO_GL whose library is missing."""
     try:
         import mujoco  # noqa: F401
     except (AttributeError, ImportError, RuntimeError) as error:

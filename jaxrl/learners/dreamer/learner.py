@@ -1,4 +1,4 @@
-"""The learner as the loop sees it: init, act, update, validate."""
+"""The learner as the loop sees it: init, act, update, validate, report, imagine."""
 
 import dataclasses
 import functools
@@ -10,6 +10,7 @@ from flax import struct
 
 from jaxrl.config import Config
 from jaxrl.learners.dreamer import losses as L
+from jaxrl.learners.dreamer import openloop
 from jaxrl.learners.dreamer.model import Latent, Model
 from jaxrl.learners.optimizer import by_path, learning_rate, make_optimizer
 from jaxrl.metrics import Last, Mean, Sum
@@ -17,9 +18,11 @@ from jaxrl.types import (
     ActOutput,
     Batch,
     Continuous,
+    Imagined,
     Key,
     Learner,
     Metrics,
+    OpenLoop,
     Params,
     Spaces,
     Step,
@@ -27,6 +30,7 @@ from jaxrl.types import (
 )
 
 POLICY = ("enc", "dyn", "pol")  # networks that acting needs
+IMAGINE = ("dec", "rew", "con")  # networks that imagining needs beside these
 
 
 @struct.dataclass(kw_only=True)
@@ -147,6 +151,16 @@ class Dreamer:
         observed = L.world_model(self.model, state.params, batch, key)
         return {f"holdout/loss/{name}": Mean.of(x) for name, x in observed.losses.items()}
 
+    def report(self, state: DreamerState, batch: Batch, key: Key) -> OpenLoop:
+        """See openloop.report."""
+        return openloop.report(self.model, state.params, batch, key)
+
+    def imagine(self, p: Params, carry: DreamerCarry, actions: jax.Array, key: Key) -> Imagined:
+        """See openloop.imagine. The action that acting has chosen at the newest row is not done."""
+        encoded = self.model.encode_action(actions)
+        latent, imagined = openloop.imagine(self.model, p, carry.latent, encoded, key)
+        return imagined.replace(carry=DreamerCarry(latent=latent, action=jnp.zeros_like(carry.action)))
+
 
 def make(config: Config, spaces: Spaces) -> Learner:
     """The bundle for a resolved config and the spaces of a task."""
@@ -158,6 +172,9 @@ def make(config: Config, spaces: Spaces) -> Learner:
         update=dreamer.update,
         validate=dreamer.validate,
         explain=dreamer.explain,
+        report=dreamer.report if any(x.is_image for x in spaces.obs.values()) else None,
+        imagine=dreamer.imagine,
+        imagine_params=lambda state: {name: state.params[name] for name in IMAGINE},
         policy_params=lambda state: {name: state.params[name] for name in POLICY},
         latent_zeros=lambda: dreamer.model.store(dreamer.model.zeros(())),
         context=int(config.replay.context),

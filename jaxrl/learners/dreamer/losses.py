@@ -56,22 +56,9 @@ class Observed:
 
 
 def world_model(model: Model, p: Params, batch: Batch, key: Key) -> Observed:
-    """Posterior states of the batch and the losses `rec/<key>`, rew, con, dyn, rep.
-
-    With one context row, the carry is the latent stored at row 0 and the losses cover rows 1 to T; without,
-    sequences start from zeros and cover all rows.
-    """
+    """Posterior states of the batch's rows and the losses `rec/<key>`, rew, con, dyn, rep."""
     config = model.config.loss
-    context = int(model.config.replay.context)
-    carry = model.zeros(batch.reward.shape[1:])
-    action = model.encode_action(batch.action)
-    if context:
-        carry = model.restore(jax.tree.map(lambda x: x[0], batch.latents))
-        action = action[:-1]
-    else:
-        action = jnp.concatenate([jnp.zeros_like(action[:1]), action[:-1]])
-        batch = batch.replace(is_first=batch.is_first.at[0].set(True))
-    rows = jax.tree.map(lambda x: x[context:], batch)
+    carry, action, rows = opened(model, batch)
     tokens = model.run(p, "enc", rows.obs)
     latent, posterior = model.observe(p, carry, tokens, action, rows.is_first, key)
     prior = model.run(p, "dyn", latent.deter, method="prior")
@@ -90,6 +77,24 @@ def world_model(model: Model, p: Params, batch: Batch, key: Key) -> Observed:
         prior_entropy=categorical_entropy(prior).sum(-1),
         posterior_entropy=categorical_entropy(posterior).sum(-1),
     )
+
+
+def opened(model: Model, batch: Batch) -> tuple[Latent, jax.Array, Batch]:
+    """How sequences begin, and what they go on with.
+
+    With one context row, the carry is the latent stored at row 0, and rows 1 to T are left; without,
+    sequences start from zeros and all rows are left.
+
+    Returns:
+      State [B] before the rows, encoded action [T, B, A] that led to each, rows [T, B].
+    """
+    action = model.encode_action(batch.action)
+    if model.config.replay.context:
+        carry = model.restore(jax.tree.map(lambda x: x[0], batch.latents))
+        return carry, action[:-1], jax.tree.map(lambda x: x[1:], batch)
+    action = jnp.concatenate([jnp.zeros_like(action[:1]), action[:-1]])
+    is_first = jnp.asarray(batch.is_first).at[0].set(True)
+    return model.zeros(is_first.shape[1:]), action, batch.replace(is_first=is_first)
 
 
 def reconstruction(model: Model, p: Params, latent: Latent, rows: Batch) -> dict[str, jax.Array]:

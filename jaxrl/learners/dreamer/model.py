@@ -200,14 +200,28 @@ class Model:
             noise = self.step_noise(key, latent.deter.shape[:-1])
             action = self.choose(self.run(p, "pol", latent.feature), noise.action)
             embedded = self.run(p, "dyn", self.encode_action(action), method="embed_action")
-            deter = self.run(p, "dyn", latent.deter, latent.stoch, embedded, method="core")
-            log_probs = self.run(p, "dyn", deter, method="prior")
-            onehot = gumbel_onehot(log_probs, noise.stoch).astype(self.dtype)
-            latent = Latent(deter=deter, stoch=onehot.reshape(*onehot.shape[:-2], -1))
+            latent = self.imagine_step(p, latent, embedded, noise.stoch)
             return latent, (latent, action)
 
         _, (rest, action) = jax.lax.scan(step, start, jax.random.split(key, horizon))
         return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, rest), action
+
+    def imagine_step(self, p: Params, latent: Latent, action: jax.Array, noise: jax.Array) -> Latent:
+        """The state after an embedded action [..., h], drawn from the prior with noise [..., S, C]."""
+        deter = self.run(p, "dyn", latent.deter, latent.stoch, action, method="core")
+        log_probs = self.run(p, "dyn", deter, method="prior")
+        onehot = gumbel_onehot(log_probs, noise).astype(self.dtype)
+        return Latent(deter=deter, stoch=onehot.reshape(*onehot.shape[:-2], -1))
+
+    def follow(self, p: Params, start: Latent, action: jax.Array, key: Key) -> Latent:
+        """States [H, N] after each of the encoded actions [H, N, A] that are done from `start` [N] on."""
+        inputs = self.run(p, "dyn", action, method="embed_action"), self.noise(key, action.shape[:-1])
+
+        def step(latent, x):
+            latent = self.imagine_step(p, latent, *x)
+            return latent, latent
+
+        return jax.lax.scan(step, start, inputs)[1]
 
     def policy_log_probs(self, raw: jax.Array) -> jax.Array:
         return mix_uniform(raw, self.config.model.actor_unimix)

@@ -47,6 +47,10 @@ class Past:
         """Rows of metrics.jsonl that have a step, in order; of a step that is there twice, the last."""
         return list({row["step"]: row for row in self._lines(ROWS)}.values())
 
+    def stream(self) -> Iterator[dict[str, Any]]:
+        """The same one by one as the file has them; none is kept, whatever its size."""
+        return self._lines(ROWS)
+
     @functools.cached_property
     def scores(self) -> list[dict[str, Any]]:
         """Rows of scores.jsonl."""
@@ -75,8 +79,9 @@ class Past:
         if is_locked(self.path):
             return "running"
         reason = self.note.get("exit")
-        if reason in ("done", "stopped"):
-            return reason
+        for end in ("done", "stopped"):
+            if isinstance(reason, str) and reason.split(" ")[0] == end:  # "stopped before it began", too
+                return end
         return "died" if reason is None else "failed"
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:

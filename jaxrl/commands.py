@@ -1,7 +1,11 @@
-"""What the smaller entries share: a parser whose errors are one line, and how a command ends."""
+"""What the smaller entries share: a parser whose errors are one line, and how a command ends.
+
+`python -m jaxrl.commands` writes docs/commands.md from their parsers.
+"""
 
 import argparse
 import contextlib
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -9,6 +13,9 @@ from typing import NoReturn
 from jaxrl import exits
 from jaxrl.config import ConfigError
 from jaxrl.schema import nearest
+
+# Of docs/commands.md. Loaded by name, since entries are above this room.
+PARSERS = ("evaluate", "report.__main__", "runs.listing", "runs.comparing", "runs.tailing", "doctor")
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,6 +33,8 @@ class Parser(argparse.ArgumentParser):
         given, unknown = self.parse_known_args(argv)
         options = [x.dest for x in self._actions if x.option_strings]
         for word in unknown:
+            if not word.startswith("-"):
+                raise ConfigError(f"{word[:80]}: one word too many; --help says what there may be")
             near = nearest(word.lstrip("-").partition("=")[0], options, "--")
             raise ConfigError(f"{word[:80]}: unknown option; {near}")
         return given
@@ -69,3 +78,36 @@ def flushed(code: int) -> int:
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
             stream.flush()
     return code
+
+
+def markdown() -> str:
+    """The page of docs/commands.md."""
+    lines = [
+        "# Commands",
+        "",
+        "Made by `python -m jaxrl.commands`. Training has its own page, [flags.md](flags.md); what each command",
+        "writes is in [files.md](files.md). Exit codes are those of the trainer.",
+    ]
+    for name in PARSERS:
+        made: Parser = importlib.import_module(f"jaxrl.{name}").parser()
+        lines += ["", f"## {made.prog}", "", escaped(made.description or ""), ""]
+        lines += ["| argument | meaning |", "|---|---|"]
+        lines += [row(action) for action in made._actions if action.dest != "help"]
+    return "\n".join(lines) + "\n"
+
+
+def row(action: argparse.Action) -> str:
+    """An argument, in the table."""
+    value = str(action.metavar or action.dest.upper())
+    shown = f"{action.option_strings[0]}={value}" if action.option_strings else value
+    shown = action.option_strings[0] if action.nargs == 0 else shown  # a switch
+    choices = f" ({', '.join(map(str, action.choices))})" if action.choices else ""
+    return f"| `{shown}` | {escaped(action.help or '')}{choices} |"
+
+
+def escaped(text: str) -> str:
+    return text.replace("<", "\\<").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from jaxrl import assembly, flags, glossary, programs, runtime, session
+from jaxrl import assembly, commands, flags, glossary, programs, runtime, session
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 def test_pages_are_current():
     assert (ROOT / "docs" / "metrics.md").read_text() == glossary.markdown()
     assert (ROOT / "docs" / "flags.md").read_text() == flags.markdown()
+    assert (ROOT / "docs" / "commands.md").read_text() == commands.markdown()
 
 
 def test_glossary_finds_names_and_patterns():

@@ -88,8 +88,8 @@ def load(
 ) -> tuple[dict[str, jax.Array], dict[str, np.ndarray]]:
     """Arrays by name; those on devices as `on_device` describes them (shape, dtype, sharding), None: none.
 
-    It must describe all of them, or with `part` only those that are wanted. An array that is asked for with
-    more rows than it has gets rows of zeros.
+    It must describe all of them, or with `part` only those that are wanted, and none of the host's is read.
+    An array that is asked for with more rows than it has gets rows of zeros.
     """
     stored, asked = shapes(folder)[0], on_device or {}
     try:
@@ -99,13 +99,45 @@ def load(
         context.pytree.loading.partial_load = part or bool(large)
         with context, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # host arrays have no sharding, which Orbax remarks on
-            wanted = {"device": whole, "host": None} if whole else {"host": None}
+            wanted = ({"device": whole} if whole else {}) | ({} if part and whole else {"host": None})
             loaded = ocp.load_checkpointables(str(folder), wanted)
         found = {k: grown(x, asked[k].shape) for k, x in loaded.get("device", {}).items()}
         found |= {k: assembled(x, asked[k]) for k, x in large.items()}
     except Exception as error:
         raise NoCheckpoint(f"{folder}: cannot be read: {reason(error)}") from error
-    return {k: found[k] for k in asked}, loaded["host"]
+    return {k: found[k] for k in asked}, loaded.get("host", {})
+
+
+def unneeded(folder: pathlib.Path, names: tuple[str, ...]) -> set[str]:
+    """Files of a checkpoint, relative to it, without a byte of those device arrays whose names begin so.
+
+    The index of the store is asked, so nothing large is read. Raises whatever its reader raises.
+    """
+    home = tensorstore.KvStore.open(f"file://{folder / 'device'}/").result()
+    return unneeded_in(home, tuple(name.encode() for name in names))
+
+
+def unneeded_in(home: tensorstore.KvStore, starts: tuple[bytes, ...]) -> set[str]:
+    """The same of an OCDBT store: files of values, but for those with an array's value or a node."""
+    root = tensorstore.ocdbt.dump(home).result()["versions"][-1]["root"]
+    nodes, needed, found = [(b"", root["location"])], set(), set()
+    while nodes:
+        prefix, place = nodes.pop()  # keys in a node lack what all of them begin with
+        needed.add(file_of(place))
+        for entry in tensorstore.ocdbt.dump(home, place).result()["entries"]:
+            if "location" in entry:
+                nodes.append((prefix + entry["subtree_common_prefix"], entry["location"]))
+            elif "indirect_value" in entry:  # others lie in the node
+                key = prefix + entry["key"]
+                wanted = key.startswith(starts) or key.endswith(b".json")
+                (needed if wanted else found).add(file_of(entry["indirect_value"]))
+    return found - needed
+
+
+def file_of(place: str) -> str:
+    """The file of "kind:base:path:offset:length", a place in the store of arrays on devices."""
+    _, base, path, _, _ = place.split(":")
+    return f"device/{base}{path}"
 
 
 def sized(like: Any, shape: tuple[int, ...]) -> Any:

@@ -85,8 +85,8 @@ def markdown() -> str:
     lines = [
         "# Commands",
         "",
-        "Made by `python -m jaxrl.commands`. Training has its own page, [flags.md](flags.md); what each command",
-        "writes is in [files.md](files.md). Exit codes are those of the trainer.",
+        "Made by `python -m jaxrl.commands`. Training has its own page, [flags.md](flags.md); what each",
+        "command writes is in [files.md](files.md). Exit codes are those of the trainer.",
     ]
     for name in PARSERS:
         made: Parser = importlib.import_module(f"jaxrl.{name}").parser()

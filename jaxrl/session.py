@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from jaxrl import assembly, changes, envs, loop, nans, onboard, plan, rundir, runtime, saving
+from jaxrl.actor import plain
 from jaxrl.assembly import assemble, compiled
-from jaxrl.config import Config, ConfigError
+from jaxrl.config import Config, ConfigError, to_dict
 from jaxrl.envs.base import CheckedEnv
 from jaxrl.exits import WriteFailed
 from jaxrl.faults import Faults
@@ -26,6 +27,7 @@ from jaxrl.sinks import Sink, Sinks, make_sinks
 from jaxrl.sinks.jsonl import set_aside
 from jaxrl.sinks.live import LiveSink
 from jaxrl.sinks.samples import SampleFiles
+from jaxrl.sinks.wandb import WandB
 from jaxrl.start import Start, start_of
 from jaxrl.state import Counters, RunState
 from jaxrl.stopwatch import Stopwatch
@@ -93,9 +95,8 @@ def train_in(
         faults.at("start")
         sinks = stack.enter_context(open_sinks(run_dir, config, start.files, faults))
         sinks.banner(banner(parts, run_dir, start))
-        for line in start.remarks:
+        for line in (*start.remarks, "compiling: seconds with a warm cache, up to a minute without ..."):
             sinks.note(line)
-        sinks.note("compiling: seconds with a warm cache, up to a minute without ...")
         faults.at("compile")
         programs, compile_s = compiled(parts, env), time.monotonic() - began
         state = saving.fitting(env, first_state(programs, start, config, sinks), sinks.note)
@@ -113,7 +114,7 @@ def train_in(
             stores=stores,
             config=config,
             clock=schedule.clock,
-            identity=run_dir.identity(),
+            identity=run_dir.identity() | {"spaces": plain(env.spaces)},
             programs=programs,
             sinks=sinks,
             watch=watch,
@@ -251,6 +252,8 @@ def open_sinks(run_dir: rundir.RunDir, config: Config, saved: saving.Saved | Non
     more: list[Sink] = [SampleFiles(run_dir.path, resume_step)]
     if config.plot.enabled or config.live:
         more.append(LiveSink(run_dir.path, resume_step, config.live))
+    if config.wandb.enabled:
+        more.append(WandB(run_dir.path, config.wandb, to_dict(config), {}, resume_step))
     try:
         return make_sinks(
             run_dir.path,

@@ -180,15 +180,22 @@ def test_reports_need_pictures():
         assert bundle.report is None and bundle.imagine is None and bundle.imagine_params is None
 
 
-@pytest.mark.parametrize("length", [1, 2, 5])
-def test_shapes_of_reports_of_any_length(length):
-    here = world("images")
+@pytest.mark.parametrize(("length", "dtype"), [(1, "float32"), (2, "float32"), (5, "bfloat16")])
+def test_shapes_of_reports_of_any_length(length, dtype):
+    here = World("images", **{"model.compute_dtype": dtype})
     batch = jax.tree.map(lambda x: x[: length + 1, :4], here.batch)
     got = jax.eval_shape(here.learner.report, here.state, batch, jax.random.key(0))
     assert got.observed == max(1, length // 2)
     for key, spec in (("wrist", (48, 48, 3)), ("front", (48, 48, 1))):
         for x in (got.truth[key], got.model[key]):
             assert x.shape == (length, 4, *spec) and x.dtype == jnp.uint8
+    carry, action = here.learner.initial_carry(4), batch.action
+    out = jax.eval_shape(here.learner.imagine, here.params, carry, action, jax.random.key(0))
+    assert out.reward.shape == out.continuation.shape == action.shape[:2]
+    assert out.reward.dtype == out.continuation.dtype == out.obs["joints"].dtype == jnp.float32
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), out.carry) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), carry
+    )
 
 
 def carry_of(here: World, n: int):

@@ -94,7 +94,7 @@ def dress(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_xlabel(plain(x, 60), fontsize=SMALL, color=MUTED, labelpad=4)
     axes.set_ylabel(plain(y, 34), fontsize=SMALL, color=MUTED, labelpad=4)
     # The label at the edge, whatever the width of the numbers: axes below each other have it in one line.
-    axes.yaxis.set_label_coords(-(LEFT - 0.12) * axes.figure.dpi / axes.bbox.width, 0.5)
+    axes.yaxis.set_label_coords(-(LEFT - 0.24) * axes.figure.dpi / axes.bbox.width, 0.5)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
     axes.xaxis.set_major_formatter(short)
     axes.patch.set_visible(False)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxrl import manifest
@@ -71,6 +71,9 @@ class Checkpoint:
     @property
     def rank(self) -> Rank:
         return rank_of(self.manifest)
+
+
+Check = Callable[[pathlib.Path], Checkpoint]  # of a folder; raises manifest.Damaged or TooNew
 
 
 def by_worth(store: str, there: Iterable[Checkpoint]) -> list[Checkpoint]:
@@ -153,9 +156,9 @@ def is_outdone(old: Checkpoint, there: Iterable[Checkpoint], others: Iterable[Ch
     return any(x.rank.names == old.rank.names and x.rank.beats(old.rank) for x in rivals)
 
 
-def intact(folder: pathlib.Path) -> Checkpoint:
-    """The checkpoint of a folder, every byte of it compared. Raises Damaged or TooNew."""
-    told = manifest.verify(folder)
+def intact(folder: pathlib.Path, but: Container[str] = ()) -> Checkpoint:
+    """The checkpoint of a folder, every byte of it compared, but for some files. Raises Damaged or TooNew."""
+    told = manifest.verify(folder, but)
     if told.get("step") != numbers(folder)[0]:
         raise manifest.Damaged(f"{manifest.NAME} is that of step {told.get('step')}")
     return Checkpoint(folder, told)
@@ -167,7 +170,7 @@ def set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
 
 
 def search(
-    run: pathlib.Path, stores: Sequence[str] = STORES
+    run: pathlib.Path, stores: Sequence[str] = STORES, check: Check = intact
 ) -> tuple[Checkpoint | None, dict[pathlib.Path, str]]:
     """The newest intact checkpoint of a run, and those before it in line that are damaged, with why.
 
@@ -183,7 +186,7 @@ def search(
         if not (folder / manifest.NAME).exists():
             continue  # not finished, or logged and then found missing by whoever keeps the log
         try:
-            return intact(folder), damaged
+            return check(folder), damaged
         except manifest.Damaged as error:
             damaged[folder] = str(error)
         except manifest.TooNew as error:
@@ -191,10 +194,10 @@ def search(
     return None, damaged
 
 
-def find(path: pathlib.Path) -> Checkpoint:
+def find(path: pathlib.Path, check: Check = intact) -> Checkpoint:
     """The newest intact checkpoint of a run directory or of one of its stores, or the checkpoint itself.
 
-    Nothing is touched: the run may be that of another process.
+    Nothing is touched: the run may be that of another process. `check` may look at less than every byte.
 
     Raises:
       NoCheckpoint: if there is none, or the one that is named is damaged.
@@ -202,11 +205,11 @@ def find(path: pathlib.Path) -> Checkpoint:
     path = path.expanduser().resolve()
     if is_name(path.name) and is_store(path.parent) and path.is_dir():
         try:
-            return intact(path)
+            return check(path)
         except (manifest.Damaged, manifest.TooNew, OSError) as error:
             raise NoCheckpoint(f"{path}: {error}; name another checkpoint, or the run directory") from error
     run, stores = (path.parent.parent, [path.name]) if is_store(path) else (path, STORES)
-    found, damaged = search(run, stores)
+    found, damaged = search(run, stores, check)
     if found is None:
         what = "holds no intact checkpoint" if path.exists() else "does not exist"
         raise NoCheckpoint(f"{path}: {what}; name a run directory or a folder in its checkpoints/")

@@ -3,8 +3,8 @@
     python -m benchmarks.learning --config=catch --seeds=0,1,2 --goal=0.9 --out=benchmarks/results/catch.json
 
 One JSON record: per seed the evaluations (env_steps, wall seconds, mean score or another metric of
-evaluations) and the last one against the goal. Beside OUT an .svg of the same name shows the curves. Words
-after `--` go to the trainer.
+evaluations) and the last one against the goal. Beside OUT an .svg of the same name shows the curves. With
+--keep the runs stay, for `python -m jaxrl.report`. Words after `--` go to the trainer.
 """
 
 import argparse
@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--goal", type=float, required=True, help="of the last evaluation")
     parser.add_argument("--metric", default=SCORE, choices=TRAINING, help="of an evaluation")
     parser.add_argument("--together", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--keep", type=pathlib.Path, help="folder for the runs; default: a temporary one")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("trainer", nargs="*", help="more settings, after --")
     args = parser.parse_args()
@@ -41,7 +42,8 @@ def main() -> int:
         seeds = [int(seed) for seed in args.seeds.split(",")]
         runs = []
         for first in range(0, len(seeds), args.together):
-            batch = [begin(args, seed, pathlib.Path(folder)) for seed in seeds[first : first + args.together]]
+            home = args.keep or pathlib.Path(folder)
+            batch = [begin(args, seed, home) for seed in seeds[first : first + args.together]]
             runs += [finish(args.metric, *run) for run in batch]
     good = [bool(run["evaluations"]) and run["evaluations"][-1]["score"] >= args.goal for run in runs]
     found = {

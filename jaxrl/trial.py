@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import pathlib
-import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -13,15 +12,14 @@ import jax
 import numpy as np
 
 from jaxrl import changes, envs, keys, rundir, runtime
-from jaxrl.actor import Actor
+from jaxrl.actor import Actor, chosen, readable
 from jaxrl.config import Config, ConfigError, replace
 from jaxrl.envs.base import CheckedEnv
 from jaxrl.envs.film import reel_of
 from jaxrl.evaluation import eval_envs, play, shares
-from jaxrl.exits import NoCheckpoint, WriteFailed
+from jaxrl.exits import WriteFailed
 from jaxrl.filming import Film
-from jaxrl.stores import BEST, STORES, Checkpoint, find
-from jaxrl.stores.shelf import folders, is_name, is_store, numbers
+from jaxrl.stores import Checkpoint
 from jaxrl.tracker import Finished
 from jaxrl.types import Step
 
@@ -59,7 +57,7 @@ def hold(wish: Wish, say: Callable[[str], None]) -> Result:
       NoCheckpoint: nothing intact to load.
       WriteFailed: the result.
     """
-    found = checkpoint_of(wish)
+    found = chosen(wish.path, wish.which, readable, option="--which")
     config, notes = config_of(found, wish)
     for line in [*found.remarks, *notes]:
         say(line)
@@ -91,40 +89,6 @@ def hold(wish: Wish, say: Callable[[str], None]) -> Result:
         if film:
             film.close()
     return Result(table(record), file)
-
-
-def checkpoint_of(wish: Wish) -> Checkpoint:
-    """The checkpoint that is asked for.
-
-    Raises:
-      ConfigError: there is no such folder, or `which` makes no sense there.
-      NoCheckpoint: nothing intact is in it.
-    """
-    path = rundir.located("RUN", wish.path)
-    if not path.is_dir():
-        raise ConfigError(f"{path}: no such folder; {rundir.NAMES}")
-    if is_store(path) or (is_store(path.parent) and is_name(path.name)):
-        if wish.which:
-            raise ConfigError(f"--which={wish.which[:80]}: {path} says which already; leave it out")
-        return find(path)
-    if not wish.which:
-        best = path / "checkpoints" / BEST
-        return find(best if any(folders(best)) else path)
-    if wish.which == "latest":
-        return find(path)
-    if wish.which == BEST:
-        return find(path / "checkpoints" / BEST)
-    if not re.fullmatch(r"[0-9]{1,15}", wish.which):
-        raise ConfigError(
-            f"--which={wish.which[:80]}: must be best, latest or a step; for example --which=best"
-        )
-    there = sorted((x for store in STORES for x in folders(path / "checkpoints" / store)), key=numbers)
-    of_step = [x for x in there if numbers(x)[0] == int(wish.which)]
-    if not of_step:
-        steps = sorted({numbers(x)[0] for x in there}, key=lambda x: abs(x - int(wish.which)))[:10]
-        told = f"the nearest are at {', '.join(map(str, sorted(steps)))}" if steps else "there is none at all"
-        raise NoCheckpoint(f"--which={wish.which}: {path} has no checkpoint of that step; {told}")
-    return find(of_step[-1])
 
 
 def config_of(found: Checkpoint, wish: Wish) -> tuple[Config, list[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import small
 
-from jaxrl import evaluate, learners, trial
+from jaxrl import actor, evaluate, learners, trial
 from jaxrl.config import Config
 from jaxrl.stores import find
 
@@ -69,16 +69,15 @@ def test_writes_into_the_run_by_default(run, tmp_path, capsys):
     ("which", "store"), [("best", "best"), ("latest", "latest"), ("80", "periodic"), ("", "best")]
 )
 def test_picks_the_checkpoint_that_is_named(run, which, store):
-    wish = trial.Wish(path=str(run.path), which=which)
-    found = trial.checkpoint_of(wish)
+    found = actor.chosen(str(run.path), which)
     assert found.store == store
     assert which != "80" or found.step == 80
 
 
 def test_takes_a_store_or_a_checkpoint(run):
     home = run.path / "checkpoints" / "periodic"
-    assert trial.checkpoint_of(trial.Wish(path=str(home))).step == 120
-    assert trial.checkpoint_of(trial.Wish(path=str(home / "40"))).step == 40
+    assert actor.chosen(str(home), "").step == 120
+    assert actor.chosen(str(home / "40"), "").step == 40
 
 
 def test_acts_with_the_parameters_of_the_checkpoint_and_reads_nothing_else(run, tmp_path, monkeypatch):

@@ -44,10 +44,11 @@ class Sinks:
         """
         self._courier = Courier(journals, [x for x in others if x.slow_s is None], limits, faults)
         self._couriers = [self._courier]
-        for sink in (x for x in others if x.slow_s is not None):
-            sink.say = self.note
-            patient = Limits(patience_s=PATIENCE_S, close_s=sink.slow_s / 0.4, hurry_s=sink.slow_s)
-            self._couriers.append(Courier([], [sink], patient, faults, self.note))
+        for sink in others:
+            if (slow_s := sink.slow_s) is not None:
+                sink.say = self.note
+                patient = Limits(patience_s=PATIENCE_S, close_s=slow_s / 0.4, hurry_s=slow_s)
+                self._couriers.append(Courier([], [sink], patient, faults, self.note))
 
     def write(self, row: Row) -> None:
         """One row per event step. Sinks that broke or dropped are counted in it as `sinks/...`."""

@@ -1,5 +1,6 @@
 """Panels and bars as PNG files, with a title and a legend above them."""
 
+import contextlib
 import io
 import math
 import os
@@ -140,5 +141,6 @@ def replace(path: pathlib.Path, content: bytes) -> None:
         fresh.write_bytes(content)
         os.replace(fresh, path)
     except OSError:
-        fresh.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
         raise

@@ -16,15 +16,7 @@ GRID = 200  # points of a mean over seeds
 WIDEST = 100  # training episodes that a rolling mean is over, at most; a tenth of a run's otherwise
 PALE = 10  # seeds that are drawn one by one, at most
 FULL = 4  # tasks that all is drawn of
-KINDS = (
-    "main",
-    "seed",
-    "area",
-    "dashed",
-    "points",
-    "best",
-    "saved",
-)  # of lines and marks, as legends name them
+KINDS = ("main", "seed", "area", "dashed", "points", "best", "saved")  # as legends order them
 MEAN, DEVIATION, RATE = "eval_episode/avg_score", "eval_episode/std_score", "eval_episode/success_rate"
 
 
@@ -55,11 +47,11 @@ class Parts:
     def add_spread(self, curves: Sequence[Curve], colour: int, kind: str = "main") -> None:
         """One curve as it is; several in pale, and their mean with a band where all of them have values."""
         curves = [x for x in curves if len(x)]
-        dense = [x for x in curves if len(x) > MOST]
-        if 1 < len(curves) <= PALE or (dense and len(curves) == 1):
+        is_dense = any(len(x) > MOST for x in curves)
+        if len(curves) <= PALE and (is_dense or len(curves) > 1):
             self.lines += [line(x.steps, x.values, colour, "seed") for x in curves]
-        if dense:
-            self.kinds.add(("seed", f"pale: every value; else means over a {GRID}th of the steps"))
+        if is_dense:
+            self.kinds.add(("seed", f"pale: single values; else means over a {GRID}th of the steps"))
         curves = [calm(x) for x in curves]
         if len(curves) < 2:
             self.lines += [line(x.steps, x.values, colour, kind) for x in curves]

@@ -39,9 +39,14 @@ def preset(past: Past) -> str:
     return name if isinstance(name, str) and name else "no preset"
 
 
+def filled(past: Past) -> dict[str, Any]:
+    """All settings of a run; one that an older version did not save has today's default."""
+    return {**to_dict(Config()), **past.config}
+
+
 def settings(past: Past) -> dict[str, str]:
-    """{name: value as JSON} of all settings; one that an older version did not save has today's default."""
-    return {name: written(value) for name, value in {**to_dict(Config()), **past.config}.items()}
+    """The same, as JSON."""
+    return {name: written(value) for name, value in filled(past).items()}
 
 
 def written(value: Any) -> str:
@@ -70,16 +75,14 @@ def grouped(records: Sequence[Record]) -> list[Group]:
 def labels(members: Sequence[Sequence[Record]]) -> list[str]:
     """A label for each group: its preset, and in what it differs from the other groups of that preset."""
     firsts = [records[0].past for records in members]
+    known = [(preset(past), settings(past)) for past in firsts]
     made = []
     for past in firsts:
-        peers = [settings(other) for other in firsts if preset(other) == preset(past)]
-        own = settings(past)
+        own = filled(past)
+        peers = [values for name, values in known if name == preset(past)]
         names = [name for name in own if makes_another(name) and len({x.get(name) for x in peers}) > 1]
-        words = [
-            f"{name}={show(past.config.get(name, to_dict(Config()).get(name)))}" for name in names[:TOLD]
-        ]
-        if len(names) > TOLD:
-            words.append(f"{len(names) - TOLD} more")
+        words = [f"{name}={show(own[name])}" for name in names[:TOLD]]
+        words += [f"{len(names) - TOLD} more"] if len(names) > TOLD else []
         made.append(", ".join([preset(past), *words]))
     return [label if made.count(label) == 1 else f"{label} #{i + 1}" for i, label in enumerate(made)]
 
@@ -96,8 +99,8 @@ def names_of(pasts: Sequence[Past]) -> dict[pathlib.Path, str]:
 
 def differing(pasts: Sequence[Past]) -> dict[str, list[str]]:
     """{setting: its value in each run} of those that are not the same everywhere, but for the directory."""
-    known = [{**to_dict(Config()), **past.config} for past in pasts]
-    names = dict.fromkeys([*to_dict(Config()), *(name for values in known for name in values)])
+    known = [filled(past) for past in pasts]
+    names = dict.fromkeys(name for values in known for name in values)
     return {
         name: [show(values[name]) if name in values else "" for values in known]
         for name in names

@@ -45,9 +45,11 @@ dt{color:var(--muted);font-size:12.5px}
 dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .lines dl{display:block}.lines dl>div{margin-top:12px}
 .key dd{font-size:20px;line-height:1.3;letter-spacing:-.01em}
-.scroll{overflow-x:auto;max-width:100%;overscroll-behavior-x:contain}
+.scroll{overflow-x:auto;max-width:100%;overscroll-behavior-x:contain;
+ background:linear-gradient(to left,var(--paper) 40%,transparent) right/56px 100% no-repeat local,
+ linear-gradient(to left,var(--grid),transparent) right/14px 100% no-repeat scroll}
 table{border-collapse:separate;border-spacing:0;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:7px 14px 7px 0;vertical-align:baseline;border-bottom:1px solid var(--grid);
+th,td{text-align:left;padding:7px 12px 7px 0;vertical-align:baseline;border-bottom:1px solid var(--grid);
  font-weight:400}
 thead th{color:var(--muted);font-size:12.5px;line-height:1.3;vertical-align:bottom}
 tbody tr:last-child>*{border-bottom:0}
@@ -56,6 +58,7 @@ tr>:first-child{position:sticky;left:0;background:var(--paper)}
 td,.kept{white-space:nowrap}
 .prose{display:block;white-space:normal;min-width:16em;color:var(--muted)}
 .num{text-align:right}
+tr>:last-child{padding-right:0}
 .note{color:var(--muted);font-size:13px;margin:10px 0 0}
 .alert{border-left:3px solid var(--c4)}
 .alert p{margin:0 0 4px;overflow-wrap:anywhere}

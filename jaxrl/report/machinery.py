@@ -24,7 +24,8 @@ def losses(groups: Sequence[Group]) -> Charts:
     panels, kinds, notes = [], set(), []
     for task in tasks:
         records = [x for group in groups for x in group.of(task)]
-        names = loss_names(records) if len(tasks) <= FULL else [SUM]
+        names = loss_names(records)
+        names = names if len(tasks) <= FULL else names[:1]
         if len(names) > LOSSES:
             notes.append(f"{task}: {len(names) - LOSSES} more losses are not drawn.")
         for name in names[:LOSSES]:
@@ -40,7 +41,7 @@ def losses(groups: Sequence[Group]) -> Charts:
             panels.append(panel)
             kinds |= parts.kinds
     if len(tasks) > FULL:
-        notes.append(f"Of more than {FULL} tasks only the sum of the losses is drawn.")
+        notes.append(f"Of more than {FULL} tasks only one loss is drawn, their sum where there is one.")
     return Charts(there(panels), (*colour_keys(groups), *kind_keys(kinds)), tuple(notes))
 
 

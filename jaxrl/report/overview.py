@@ -9,7 +9,7 @@ from jaxrl.config import Config, leaves, show
 from jaxrl.report import shapes
 from jaxrl.report.curves import MEAN, RATE
 from jaxrl.report.groups import Group, device, preset, told, written
-from jaxrl.report.markup import Markup, escaped, facts, folded, grid, joined, tag
+from jaxrl.report.markup import Markup, facts, folded, grid, joined, tag
 from jaxrl.report.record import RECENT, Record, usable
 from jaxrl.report.table import Table
 
@@ -96,10 +96,7 @@ def key_figures(record: Record) -> Markup:
         ("wall time", shapes.duration(record.counter("wall_s"))),
         ("env_steps/s", shapes.figure(record.speed)),
         (f"training, last {RECENT} episodes", shapes.figure(record.recent)),
-        (
-            "best evaluation",
-            f"{shapes.figure(best)} at {shapes.count(at)}" if at is not None else shapes.NONE,
-        ),
+        ("best evaluation", shapes.NONE if at is None else f"{shapes.figure(best)} at {shapes.count(at)}"),
     ]
     if len(record.of(RATE)):
         found.append(("success, last evaluation", shapes.share(last_of(record, RATE))))
@@ -147,9 +144,8 @@ def history(record: Record) -> Markup:
         when = f"start {number} of {len(starts)}, {shapes.moment(start.get('time'))}"
         changed = told(start.get("changed"))
         words = f"; changed: {', '.join(f'{k}={show(v)}' for k, v in changed.items())}" if changed else ""
-        parts.append(
-            tag("p", f"{when}, at step {shapes.count(usable(start.get('step')))}{words}", class_="note")
-        )
+        step = shapes.count(usable(start.get("step")))
+        parts.append(tag("p", f"{when}, at step {step}{words}", class_="note"))
         parts.append(tag("pre", command(argv)))
     return joined(parts)
 
@@ -168,9 +164,8 @@ def own_settings(record: Record) -> Markup:
     for name, value in own.items():
         leaf = known.get(name)
         if leaf is None:
-            rows.append(
-                (name, show(value), shapes.NONE, tag("span", "unknown to this version", class_="prose"))
-            )
+            words = tag("span", "unknown to this version", class_="prose")
+            rows.append((name, show(value), shapes.NONE, words))
         elif written(value) != written(leaf.default):
             words = leaf.doc + (f", {leaf.unit}" if leaf.unit else "")
             rows.append((name, show(value), show(leaf.default), tag("span", words, class_="prose")))
@@ -217,11 +212,8 @@ def cards(groups: Sequence[Group], names: Mapping[pathlib.Path, str]) -> Markup:
     records = [x for group in groups for x in group.records]
     found = []
     for record in records:
-        parts = [particulars(record), tag("h3", "How it was run"), history(record)]
-        parts += [
-            folded("Settings that are not the default", own_settings(record), is_open=len(records) == 1)
-        ]
-        body = joined(map(escaped, map(Markup, parts)))
+        own = folded("Settings that are not the default", own_settings(record), is_open=len(records) == 1)
+        body = joined([particulars(record), tag("h3", "How it was run"), history(record), own])
         if len(records) == 1:
             return tag("div", body, class_="card")
         found.append(folded(names[record.past.path], body, class_="card"))

@@ -65,7 +65,7 @@ def page(content: Content) -> str:
 def parts(content: Content) -> list[tuple[str, str, Markup]]:
     """(anchor, title, body) of each section; those with an empty body are left out."""
     return [
-        ("runs", "Runs", runs(content)),
+        ("runs", "Run" if len(content.pasts) == 1 else "Runs", runs(content)),
         ("curves", "Learning curves", learning(content)),
         ("scores", "Benchmark scores", joined(map(benchmark, content.tables))),
         ("losses", "Losses", drawn(content.losses, "No update is made yet.")),
@@ -82,13 +82,12 @@ def head(content: Content) -> Markup:
     pasts, tasks = content.pasts, tasks_of(content.groups)
     seeds = sorted({str(x.seed) for x in pasts if x.seed is not None}, key=lambda x: (len(x), x))
     if len(pasts) == 1:
-        what = f"{grouping.preset(pasts[0])} on {pasts[0].task}, seed {', '.join(seeds) or '?'}"
+        what = [f"{grouping.preset(pasts[0])} on {pasts[0].task}", f"seed {', '.join(seeds) or '?'}"]
     else:
-        what = f"{plural(len(pasts), 'run')}, {plural(len(tasks), 'task')}, seeds {', '.join(seeds) or '?'}"
-        what += f", {plural(len(content.groups), 'group')} of settings" if len(content.groups) > 1 else ""
-    machines = sorted({grouping.device(x) for x in pasts} - {""})
-    lead = f"{what}{'; on ' if machines else ''}{', '.join(machines)}"
-    parts = [tag("h1", content.title), tag("p", lead, class_="lead")]
+        what = [plural(len(pasts), "run"), plural(len(tasks), "task"), f"seeds {', '.join(seeds) or '?'}"]
+        what += [plural(len(content.groups), "group") + " of settings"] if len(content.groups) > 1 else []
+    what += sorted({grouping.device(x) for x in pasts} - {""})
+    parts = [tag("h1", content.title), tag("p", " · ".join(what), class_="lead")]
     if content.remarks:
         parts.append(
             tag("div", *(tag("p", x) for x in content.remarks), class_="card alert", style="margin-top:16px")

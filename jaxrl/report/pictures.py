@@ -31,6 +31,7 @@ def swatch(key: Key) -> Markup:
 
 
 def legend(keys: Iterable[Key]) -> Markup:
+    """Entries that follow each other in lines."""
     found = [tag("li", swatch(key), tag("span", key.label)) for key in keys]
     return tag("ul", *found, class_="legend") if found else Markup("")
 
@@ -52,18 +53,10 @@ def charts(found: Charts) -> Markup:
 
 
 def bars(found: Bars) -> Markup:
-    squares = [
-        tag(
-            "li",
-            tag(
-                "svg",
-                tag("rect", width="12", height="12", rx="2", fill=f"var(--{hue})"),
-                width="12",
-                height="12",
-            ),
-            tag("span", name),
-        )
-        for name, hue in zip(found.parts, found.colours, strict=True)
-    ]
+    """Bars under the names of their parts."""
+    entries = []
+    for name, hue in zip(found.parts, found.colours, strict=True):
+        square = tag("rect", width="12", height="12", rx="2", fill=f"var(--{hue})")
+        entries.append(tag("li", tag("svg", square, width="12", height="12"), tag("span", name)))
     drawn = tag("figure", Markup(vector.bars_svg(found)), class_="card bars", style="margin:0")
-    return joined([tag("ul", *squares, class_="legend"), drawn])
+    return joined([tag("ul", *entries, class_="legend"), drawn])

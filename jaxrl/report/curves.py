@@ -66,7 +66,7 @@ class Parts:
         self.kinds.add(("area", found.kind))
 
     def add_points(self, curves: Sequence[Curve], spreads: Sequence[Curve], colour: int) -> None:
-        """Evaluations: of one run with its own spread, of several at the steps that all of them have."""
+        """Evaluations: of one run with its own spread, of several their mean at steps of all."""
         pairs = [(x, y) for x, y in zip(curves, spreads, strict=True) if len(x)]
         if not pairs:
             return
@@ -86,6 +86,9 @@ class Parts:
                 self.lines.append(line(curve.steps, curve.values, colour, "points"))
             self.kinds.add(("points", ""))
             return
+        # Of a run that came further, or evaluated more often, the rest is not hidden.
+        alone = [x for x, _ in pairs if len(x) > len(steps)]
+        self.lines += [line(x.steps, x.values, colour, "seed") for x in alone[:PALE]]
         found = aggregate.band([curve.values[np.isin(curve.steps, steps)] for curve, _ in pairs])
         self.lines.append(line(steps, found.middle, colour, "points"))
         self.bands.append(Band(steps, found.low, found.high, colour, "bars"))

@@ -97,9 +97,9 @@ def draw_bars(axes: Axes, bars: Bars) -> None:
 
 
 def readable_on(hue: str) -> str:
-    """Ink or paper, whichever is further from a colour."""
+    """Deep or paper, whichever is further. On dark pages paper is dark, and every colour pale."""
     red, green, blue = (int(hue[i : i + 2], 16) for i in (1, 3, 5))
-    return style.INK if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else style.PAPER
+    return style.DEEP if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else style.PAPER
 
 
 def handle(key: Key) -> Line2D | Patch:

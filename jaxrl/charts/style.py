@@ -12,10 +12,12 @@ from jaxrl.charts.series import clipped, short
 
 # Colours of groups are Okabe and Ito's, which differ for colour-blind eyes too; the yellow, which is lost on
 # paper, is an olive. On a dark page each is lightened. No two of a theme are alike: pages tell them by value.
+# "deep" is for numbers on pale colours, which are pale in either theme.
 LIGHT: Mapping[str, str] = types.MappingProxyType(
     {
         "paper": "#ffffff",
         "ink": "#1c2127",
+        "deep": "#1c2128",
         "muted": "#5d6671",
         "grid": "#e4e7eb",
         "c0": "#0072b2",
@@ -33,6 +35,7 @@ DARK: Mapping[str, str] = types.MappingProxyType(
     {
         "paper": "#1a1e24",
         "ink": "#e8eaed",
+        "deep": "#14181d",
         "muted": "#a0a8b2",
         "grid": "#343a43",
         "c0": "#4aa8e0",
@@ -43,12 +46,12 @@ DARK: Mapping[str, str] = types.MappingProxyType(
         "c5": "#a3d8f8",
         "c6": "#c5bc55",
         "g0": "#7d8792",
-        "g1": "#4b545e",
+        "g1": "#b9c0c8",
     }
 )
 HUES = 7  # colours of groups; further ones are told apart by their dashes
 DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
-INK, MUTED, GRID, PAPER = (LIGHT[name] for name in ("ink", "muted", "grid", "paper"))
+INK, DEEP, MUTED, GRID, PAPER = (LIGHT[name] for name in ("ink", "deep", "muted", "grid", "paper"))
 SMALL, NORMAL = 8.5, 9.0  # points
 LEFT = 0.84  # inches to the left of axes, for numbers and label
 LETTER = 0.66  # width of a bold letter, in its size

@@ -5,7 +5,7 @@
 Each round runs both, one after the other, in changing order, with a warm cache of compiled programs. The
 files of record (metrics.jsonl, scores.jsonl, tables/) are written by both, and what is measured is read from
 them. "every sink" is TensorBoard, the terminal (plain lines into a file), plots/live.png, Weights & Biases
-(offline, the real package) and sampled evaluation episodes. Prints one JSON record:
+(offline, the real package). Both film and sample evaluations, which the sinks then take. Prints one JSON record:
 
   loop_s     seconds of the loop: waits for environments, actions and updates, and everything else on the
              host, without evaluations and saves
@@ -27,14 +27,15 @@ from jaxrl import flags
 from jaxrl.config import Value
 
 NONE: dict[str, Value] = {"tensorboard.enabled": False, "terminal.style": "off", "plot.enabled": False}
-ALL: dict[str, Value] = {"eval.samples": 2, "wandb.enabled": True, "wandb.mode": "offline"}
+ALL: dict[str, Value] = {"wandb.enabled": True, "wandb.mode": "offline"}
+BOTH: dict[str, Value] = {"eval.samples": 2, "video_every": 800}  # asked for by both: they are no sinks
 LOOP = ("env", "policy", "update", "other")  # phases
 
 
 def main() -> int:
     args = arguments()
     pairs = (text.partition("=") for text in args.set)
-    changes = {**smoke.PONG, "log_every": 100}
+    changes = {**smoke.PONG, **BOTH, "log_every": 100}
     changes |= {name: flags.parse_override(name, value) for name, _, value in pairs}
     found: dict[str, Any] = record.start("sinks") | {"settings": changes, "none": [], "all": [], "same": []}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """A trained policy alone: its checkpoint, its parameters, the programs of acting; no replay, no optimiser."""
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping
@@ -162,8 +163,15 @@ def chosen(run: str, which: str, check: Check = intact, *, option: str = "which"
             raise ConfigError(f"{option}={which[:80]}: {path} says which already; leave it out")
         return find(path, check)
     best = path / "checkpoints" / BEST
-    if which == BEST or (not which and any(folders(best))):
+    if which == BEST:
         return find(best, check)
+    if not which and any(folders(best)):
+        try:
+            return find(best, check)
+        except NoCheckpoint as error:
+            found = find(path, check)
+            why = f"{str(error).partition(';')[0]}; using {found.store}/{found.folder.name} instead"
+            return dataclasses.replace(found, remarks=(why, *found.remarks))
     if which in ("", "latest"):
         return find(path, check)
     if not re.fullmatch(r"[0-9]{1,15}", which):

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from jaxrl import exits
 from jaxrl.config import ConfigError
-from jaxrl.schema import nearest
+from jaxrl.schema import converted, nearest
 
 # Of docs/commands.md. Loaded by name, since entries are above this room.
 PARSERS = ("evaluate", "report.__main__", "runs.listing", "runs.comparing", "runs.tailing", "doctor")
@@ -42,11 +42,8 @@ class Parser(argparse.ArgumentParser):
 
 def whole(name: str, text: str, low: int, high: int) -> int:
     """A whole number of the command line. Raises ConfigError."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = low - 1
-    if not low <= value <= high:
+    value = converted(int, text)
+    if not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(f"--{name}={text[:80]}: must be a whole number from {low} to {high:_}")
     return value
 

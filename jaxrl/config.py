@@ -168,7 +168,7 @@ class EvalConfig(Section):
     prefix = "eval."
     num_envs: int = leaf(0, "in parallel; 0 = eval_eps or 8, the smaller", "environments", low=0, high=65_536)
     mode: str = leaf("sample", "drawn or likeliest actions", source=DREAMER, choices=("sample", "mode"))
-    samples: int = leaf(0, "first episodes of each evaluation kept in samples/", low=0, high=100)
+    samples: int = leaf(0, "first ones of an evaluation kept in episodes/", "episodes", low=0, high=100)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

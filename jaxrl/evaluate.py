@@ -24,7 +24,7 @@ def parser() -> commands.Parser:
         "--which", default="", help="best, latest or a step [best if there is one, else latest]"
     )
     made.add_argument("--video", action="store_true", help="film the first episode")
-    made.add_argument("--video_episodes", default="1", help="film so many episodes of one environment [1]")
+    made.add_argument("--video_episodes", default="", help="film so many episodes of one environment [1]")
     made.add_argument(
         "--cameras",
         default="",
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
 def run(argv: Sequence[str]) -> int:
     given = parser().parsed(argv)
     episodes = commands.whole("episodes", given.episodes, 1, MOST)
-    filmed = commands.whole("video_episodes", given.video_episodes, 1, episodes)
+    filmed = commands.whole("video_episodes", given.video_episodes or "1", 1, episodes)
     seed = commands.whole("seed", given.seed, 0, SEEDS)
     runtime.prepare(replace(Config(), {"device": given.device}))
     from jaxrl import trial  # imports jax, which takes seconds
@@ -55,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
         episodes=episodes,
         which=given.which,
         cameras=cameras,
-        video=filmed if given.video or cameras else 0,
+        video=filmed if given.video or given.video_episodes or cameras else 0,
         device=given.device,
         seed=seed,
         out=given.out,

@@ -196,14 +196,18 @@ class Projector:
         self._folder, self._say, self._post = folder, say, post
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._hopeless = False  # there is nothing to be seen of the task
+        self._left_out = 0  # steps without a video
+        self._remarks: set[str] = set()  # those that were made
         self._thread: threading.Thread | None = None
 
     def is_free(self, env_steps: int) -> bool:
-        """Whether there is time for the videos of this step. If not, a line says so."""
-        if self._jobs.qsize():  # beside the one that is being written, if any
+        """Whether there is time for the videos of this step. If not, a line says so, the first time."""
+        if not self._jobs.qsize():  # beside the one that is being written, if any
+            return True
+        if not self._left_out:
             self._say(f"no video at step {env_steps:,}: two are not written yet; raise --video_every")
-            return False
-        return True
+        self._left_out += 1
+        return False
 
     def begin(self, config: Config, env_steps: int) -> list[Guarded]:
         """Who is to watch the evaluation at this step: one film, or nobody if there can be none."""
@@ -239,6 +243,8 @@ class Projector:
 
     def close(self, seconds: float = 60.0) -> None:
         """Waits for the last video, at most so long."""
+        if self._left_out > 1:
+            self._say(f"videos of {self._left_out:,} steps were left out")
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join(seconds)
@@ -271,7 +277,9 @@ class Projector:
     def _film(self, film: Film, path: pathlib.Path, step: int) -> None:
         small = videos.Thumbnail() if self._post else None
         written, line = film.develop(path, small)
-        self._say(line)
+        told, _, remark = line.partition(" (")
+        self._say(told if remark in self._remarks else line)
+        self._remarks.add(remark)
         if self._post and small:
             self._post(Video(step, "eval_episode/video", written, small.gif(film.rate)))
 

@@ -23,6 +23,7 @@ from absl import flags as absl_flags
 from jaxrl import changes
 from jaxrl.changes import Origin
 from jaxrl.config import Config, ConfigError, Leaf, Value, leaves, nearest, replace, show
+from jaxrl.schema import converted
 
 PRESET = "atari100k"  # what runs when no --config is given
 QUESTIONS = {  # flags that are no settings; the first that is given decides what happens
@@ -33,9 +34,6 @@ QUESTIONS = {  # flags that are no settings; the first that is given decides wha
     "supervise": "start the run again, from its last checkpoint, whenever it dies of a signal; gives up "
     "after 3 deaths without progress",
 }
-NUMBER = re.compile(
-    r"[+-]?((0|[1-9](_?[0-9])*)(\.([0-9](_?[0-9])*)?)?|\.[0-9](_?[0-9])*)([eE][+-]?[0-9]{1,3})?"
-)
 SECRET = re.compile("key|token|password|passwd|secret|credential", re.IGNORECASE)
 URL_PASSWORD = re.compile(r"(\w://[^/\s:@]*:)[^/\s@]+@")
 KINDS = {bool: "switch", str: "text", int: "whole number", float: "number"}
@@ -102,7 +100,7 @@ def _question(action: str, config: Config, preset: str, text: str) -> Command:
 def parse_override(name: str, text: str) -> Value:
     """The value of setting `name` from its text; text that is no such value comes back unchanged."""
     item = leaves(Config()).get(name)
-    return text if item is None else _convert(item.type, text)
+    return text if item is None else converted(item.type, text)
 
 
 def list_presets() -> dict[str, str]:
@@ -182,24 +180,10 @@ class _Parser(absl_flags.ArgumentParser):
         self.kind = kind
 
     def parse(self, argument: str) -> Value:
-        return _convert(self.kind, argument)
+        return converted(self.kind, argument)
 
     def flag_type(self) -> str:
         return self.kind.__name__
-
-
-def _convert(kind: type, text: str) -> Value:
-    if kind is bool:
-        words = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-        return words.get(text.lower(), text)
-    if kind is str or len(text) > 40 or not NUMBER.fullmatch(text):
-        return text
-    if kind is int and re.fullmatch("[+-]?[0-9_]+", text):
-        return int(text)
-    number = float(text)
-    if kind is int:
-        return int(number) if number.is_integer() and abs(number) < 2**53 else text
-    return number
 
 
 def _define() -> absl_flags.FlagValues:

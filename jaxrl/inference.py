@@ -46,7 +46,9 @@ class Memory:
 
 
 class Policy:
-    """Actions for observations: `action, carry = policy(obs, carry)`. Compiled once for each number N.
+    """Actions for observations: `action, carry = policy(obs, carry)`.
+
+    Compiled once for each number N, and for each horizon of `imagine`; what is compiled is kept.
 
     config: of the run. task, spaces: what it was trained on; obs and actions are checked against these.
     step: env_steps that it had been trained for. checkpoint: the folder that it comes from.

@@ -20,6 +20,8 @@ from jaxrl.state import RunState
 from jaxrl.tracker import TALLY, episode_means
 from jaxrl.types import Step
 
+HURRIED_S = 2.0  # that the last video has where somebody waits for the process to end
+
 
 def run(r: Run, state: RunState, step: Step) -> RunState:
     """Trains until the last step or until asked to stop, and saves.
@@ -62,8 +64,8 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
     look_for_skips(r, state)
     if r.saver:
         r.saver.save(state, "signal" if r.stop() else "final")
-    r.profiler.close(state.counters.updates)
-    r.projector.close()
+    r.profiler.close()
+    r.projector.close(HURRIED_S if r.stop() else 60.0)
     return state
 
 

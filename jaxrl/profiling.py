@@ -22,10 +22,12 @@ class Profiler:
         self._folder, self._say = folder, say
         self._first, self._last = span(spec) if spec else (-1, -1)
         self._traced_from: int | None = None
+        self._made = 0  # updates, as far as this has heard
         self._over = not spec
 
     def begin(self, done: int, due: int) -> None:
         """`due` updates are about to be enqueued, after `done` of the run."""
+        self._made = done + due
         if self._over or self._traced_from is not None or done + due <= self._first:
             return
         if done >= self._last:
@@ -49,14 +51,19 @@ class Profiler:
             jax.block_until_ready(arrays)
             self._stop(done)
 
-    def close(self, done: int) -> None:
-        """Ends a trace that has not come to its last update."""
+    def close(self) -> None:
+        """Ends a trace that has not come to its last update. A second call does nothing."""
         if self._traced_from is not None:
-            self._stop(done)
+            self._stop(self._made)
         elif not self._over:
-            self._say(
-                f"profile={self._first}:{self._last}: nothing was traced, the run made {done:,} updates"
-            )
+            self._over, made = True, f"the run made {self._made:,} updates"
+            self._say(f"profile={self._first}:{self._last}: nothing was traced, {made}")
+
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()  # of a run that fails, the trace is the more wanted
 
     def _stop(self, done: int) -> None:
         first, self._traced_from, self._over = self._traced_from, None, True

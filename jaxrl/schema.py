@@ -6,6 +6,7 @@ Standard library only: reading a configuration must not cost an import of jax.
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple, TypeVar
 
@@ -14,6 +15,9 @@ V = TypeVar("V", int, float, bool, str)
 
 OWN = "own choice"
 LARGEST = 10**12  # of a whole number whose leaf names no bound
+NUMBER = re.compile(
+    r"[+-]?((0|[1-9](_?[0-9])*)(\.([0-9](_?[0-9])*)?)?|\.[0-9](_?[0-9])*)([eE][+-]?[0-9]{1,3})?"
+)
 KINDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "printable text"}
 
 
@@ -59,6 +63,24 @@ def show(value: object) -> str:
         return str(value).lower()
     text = f"{value:_}" if isinstance(value, int) else str(value)
     return text if 0 < len(text) <= 80 else repr(text[:80])
+
+
+def converted(kind: type, text: str) -> Value:
+    """A text of a command line as a value of that type; the text itself if it is none.
+
+    1e5 and 100_000 are whole numbers.
+    """
+    if kind is bool:
+        words = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+        return words.get(text.lower(), text)
+    if kind is str or len(text) > 40 or not NUMBER.fullmatch(text):
+        return text
+    if kind is int and re.fullmatch("[+-]?[0-9_]+", text):
+        return int(text)
+    number = float(text)
+    if kind is int:
+        return int(number) if number.is_integer() and abs(number) < 2**53 else text
+    return number
 
 
 def nearest(name: str, names: Iterable[str], prefix: str = "", otherwise: str = "--help lists all") -> str:

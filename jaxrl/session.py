@@ -133,7 +133,7 @@ def train_in(
             watch=watch,
             stop=control.stop,
             projector=Projector(run_dir.path / "videos", sinks.note, sinks.post),
-            profiler=Profiler(run_dir.path / "profile", config.profile, sinks.note),
+            profiler=stack.enter_context(Profiler(run_dir.path / "profile", config.profile, sinks.note)),
             faults=faults,
         )
         state = loop.run(machinery, state, first)
@@ -248,18 +248,18 @@ def begin(parts: Parts, env: CheckedEnv, state: RunState) -> tuple[RunState, Ste
 
 
 def open_sinks(run_dir: rundir.RunDir, config: Config, saved: saving.Saved | None, faults: Faults) -> Sinks:
-    resume_step = saved.counters.settled if saved else None
-    more: list[Sink] = [SampleFiles(run_dir.path, resume_step)]
-    if config.plot.enabled or config.live:
-        more.append(LiveSink(run_dir.path, resume_step, config.live))
-    if config.wandb.enabled:
-        more.append(WandB(run_dir.path, config.wandb, to_dict(config), {}, resume_step))
+    resume_step, scores_step = (saved.counters.settled, saved.step) if saved else (None, None)
     try:
+        more: list[Sink] = [SampleFiles(run_dir.path, resume_step)]
+        if config.plot.enabled or config.live:
+            more.append(LiveSink(run_dir.path, resume_step, scores_step, config.live))
+        if config.wandb.enabled:
+            more.append(WandB(run_dir.path, config.wandb, to_dict(config), {}, resume_step))
         return make_sinks(
             run_dir.path,
             steps=plan.clock_of(config).steps,
             resume_step=resume_step,
-            scores_step=saved.step if saved else None,
+            scores_step=scores_step,
             tensorboard=config.tensorboard.enabled,
             terminal_filter=config.terminal.filter,
             terminal_style=config.terminal.style,

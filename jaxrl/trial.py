@@ -64,10 +64,13 @@ def hold(wish: Wish, say: Callable[[str], None]) -> Result:
     machine = runtime.start(config)
     config = runtime.resolve(config, machine)
     seed = keys.env_seed(wish.seed, keys.TRIAL, 0)
-    film = film_of(config, wish, seed, say)
     n = eval_envs(config)
-    env = envs.make(config.task, envs.judged(config.env), num_envs=n, seed=seed)
+    try:
+        env = envs.make(config.task, envs.judged(config.env), num_envs=n, seed=seed)
+    except ConfigError as error:
+        raise ConfigError(f"{shown(found)} of {run_of(found)} cannot be played here: {error}") from error
     env.close()
+    film = film_of(config, wish, seed, say)
     folder = out_folder(wish, found)
     say(f"{shown(found)} of {run_of(found)}: {config.task}, {wish.episodes} episodes, {n} at a time")
     actor, began = Actor(config, env.spaces, n, machine), time.monotonic()
@@ -104,7 +107,6 @@ def film_of(config: Config, wish: Wish, seed: int, say: Callable[[str], None]) -
     """The film, if one is wanted and something can be seen. Raises ConfigError for an unknown camera."""
     if not wish.video:
         return None
-    envs.device_env(config.task, config.env)  # an unknown task is told as such
     try:
         reel = reel_of(config.task, envs.judged(config.env), seed, wish.cameras)
         if wish.video > (share := int(shares(config)[0])):

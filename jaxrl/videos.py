@@ -18,6 +18,7 @@ LEAST = 240  # pixels of an edge of a picture, at least; smaller ones are enlarg
 GAP, BAR = 4, 24  # pixels between pictures, and of the line of text above them
 NARROWEST = 320  # pixels, so that the line of text fits
 SMALL, FEW, MAX_BYTES = 320, 150, 3_000_000  # of a GIF: pixels of its width, frames, size
+ANIMATED = 400  # frames of a WebP or GIF, at most; 0.5 MB each in memory
 SLOWEST = 4  # frames per second of a GIF; one of a longer video runs faster than it
 Colour = tuple[int, int, int]
 PAPER, INK, FAINT = (24, 24, 27), (244, 244, 245), (161, 161, 170)
@@ -155,10 +156,23 @@ def write_mp4(path: pathlib.Path, frames: Iterator[np.ndarray], rate: float) -> 
 
 
 def write_animation(path: pathlib.Path, frames: Iterator[np.ndarray], rate: float) -> None:
-    """Animated WebP or GIF, by the suffix. A frame lasts whole milliseconds, in a GIF whole hundredths."""
-    tick = 10 if path.suffix == ".gif" else 1
-    first, *others = (Image.fromarray(x) for x in frames)
-    durations = lasting([i / rate for i in range(len(others) + 2)], tick)
+    """Animated WebP or GIF, by the suffix. A frame lasts whole milliseconds, in a GIF whole hundredths.
+
+    Pillow wants all frames at once, so of long videos some are left out, evenly.
+    """
+    kept, stride, number, last = [], 1, -1, None
+    for number, last in enumerate(frames):
+        if number % stride == 0:
+            kept.append((number, Image.fromarray(last)))
+        if len(kept) > ANIMATED:
+            stride *= 2
+            kept = [x for x in kept if x[0] % stride == 0]
+    if kept[-1][0] < number and last is not None:
+        kept.append((number, Image.fromarray(last)))
+    durations = lasting(
+        [*(at / rate for at, _ in kept), (number + 1) / rate], 10 if path.suffix == ".gif" else 1
+    )
+    first, *others = (image for _, image in kept)
     options: dict[str, Any] = {"quality": 80, "method": 2} if path.suffix == ".webp" else {}
     first.save(path, save_all=True, append_images=others, duration=durations, loop=0, **options)
 

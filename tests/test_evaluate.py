@@ -114,7 +114,7 @@ def test_a_random_agent_has_no_parameters_and_plays(tmp_path, capsys):
         (["{run}", "--which=70"], 66, "the nearest are at 40, 80, 120"),
         (["{run}", "--which=worst"], 2, "must be best, latest or a step"),
         (["{run}/checkpoints/best", "--which=latest"], 2, "leave it out"),
-        (["{empty}"], 66, "holds no intact checkpoint"),
+        (["{empty}"], 66, "has no checkpoint yet"),
         (["{run}", "--episodes=none"], 2, "must be a whole number"),
         (["{run}", "--episodes=0"], 2, "must be a whole number"),
         (["{run}", "--epsiodes=5"], 2, "did you mean --episodes?"),

@@ -58,6 +58,7 @@ def another(name):
         "terminal.filter": "loss|score (a b)",
         "runtime.compile_cache": "some/folder",
         "logdir": "läufe/a=b",
+        "profile": "3:7",
     }
     item = LEAVES[name]
     if name in fitting:
@@ -297,7 +298,7 @@ def test_help_shows_every_flag_once_in_groups_with_the_values_of_the_preset():
         assert text.count(f"  --{name} ") == 1, name
     assert [line for line in text.splitlines() if re.fullmatch(r"[a-z]+", line)] == (
         ["run", "env", "model", "loss", "opt", "drq", "replay", "eval", "terminal"]
-        + ["tensorboard", "checkpoint", "runtime", "debug"]
+        + ["tensorboard", "plot", "wandb", "checkpoint", "runtime", "debug"]
     )
     assert max(map(len, text.splitlines())) <= 110
     assert flags.parse(["-h"]).text == flags.parse(["--help"]).text != text

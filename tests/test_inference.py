@@ -436,7 +436,7 @@ def test_a_carry_of_something_else(policies):
 def test_no_such_run_and_no_checkpoint(folders, tmp_path):
     with pytest.raises(ConfigError, match="no such folder"):
         jaxrl.load(tmp_path / "nothing")
-    with pytest.raises(NoCheckpoint, match="holds no intact checkpoint"):
+    with pytest.raises(NoCheckpoint, match="has no checkpoint yet"):
         jaxrl.load(tmp_path)
     with pytest.raises(ConfigError, match="^which=newest: must be best, latest or a step"):
         jaxrl.load(folders["clock"], "newest")

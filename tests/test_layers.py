@@ -39,7 +39,7 @@ STRANGERS = [
 ]
 # What the package's face may import, and that only in functions: `import jaxrl` must stay free of jax.
 FACE = {"config", "inference", "runtime"}
-FORBIDDEN = {"learners": {"envs"}, "flags": set(FLOOR) - {"flags", "config", "changes", "__init__"}}
+FORBIDDEN = {"learners": {"envs"}, "flags": set(FLOOR) - {"flags", "config", "changes", "schema", "__init__"}}
 
 # Third-party packages and process-wide settings, and the one room that may touch them.
 HOMES = {

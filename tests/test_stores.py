@@ -412,7 +412,7 @@ def test_the_reason_of_an_error_is_short_and_keeps_its_end():
 
 
 def test_looking_for_what_is_not_there(filled, tmp_path):
-    for path, what in ((tmp_path / "no", "does not exist"), (tmp_path, "holds no intact checkpoint")):
+    for path, what in ((tmp_path / "no", "does not exist"), (tmp_path, "has no checkpoint yet")):
         with pytest.raises(NoCheckpoint, match=f"{what}; name a run directory"):
             find(path)
     assert find(filled / "checkpoints" / BEST / "16").score == 3.0

@@ -172,7 +172,8 @@ def _near(task: str, suite: str, name: str) -> list[str]:
     word = re.sub("[^a-z0-9]", "", word.lower())[:80]
     for own in (True, False):
         names = {x: x.partition("_")[2].replace("_", "") for x in tasks if x.startswith(f"{suite}_") == own}
-        close = difflib.get_close_matches(word, sorted(set(names.values())), n=3, cutoff=0.6)
+        cutoff = 0.6 if own else 0.8  # of another suite only what can hardly be anything else
+        close = difflib.get_close_matches(word, sorted(set(names.values())), n=3, cutoff=cutoff)
         if found := [x for match in close for x in names if names[x] == match]:
             return found[:3]
     return []

@@ -85,7 +85,7 @@ class Shown:
 
     def take(self, env: CheckedEnv, step: Step) -> dict[str, np.ndarray]:
         images = {key for key, spec in env.spaces.obs.items() if is_image(spec)}
-        return {key: np.asarray(step.obs[key][0]) for key in sorted(images)}
+        return {key: np.array(step.obs[key][0]) for key in sorted(images)}  # no views of all environments
 
     def acts(self, action: np.ndarray) -> None:
         del action

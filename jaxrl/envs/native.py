@@ -46,7 +46,8 @@ class NativeReel:
         if not same:
             self.remark = "the second console has played another game: shown is what the policy sees"
         self._is_last = bool(step.is_last[0])
-        return Shot(channels_last(rows[at["obs"]])[0], step.obs["image"][0])
+        # Copied: a view would keep the pictures of all environments.
+        return Shot(channels_last(rows[at["obs"]])[0].copy(), step.obs["image"][0].copy())
 
     def acts(self, action: np.ndarray) -> None:
         own = np.array(action[:1], np.int32)

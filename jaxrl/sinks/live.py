@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +24,7 @@ class LiveSink(Sink):
     Args:
       run_dir: gets plots/live.png.
       resume_step: env_steps up to which the run's own files tell of what was before; None: a new run.
+      scores_step: the same of training episodes.
       window: whether to show the picture in a window that follows it.
     """
 
@@ -31,8 +33,9 @@ class LiveSink(Sink):
     tick_s = 0.5
     slow_s = 5.0
 
-    def __init__(self, run_dir: Path, resume_step: int | None, window: bool) -> None:
-        self._run_dir, self._resume_step, self._window = run_dir, resume_step, window
+    def __init__(self, run_dir: Path, resume_step: int | None, scores_step: int | None, window: bool) -> None:
+        self._run_dir, self._window = run_dir, window
+        self._resume_step, self._scores_step = resume_step, scores_step
         self._plot: LivePlot | None = None
         self._is_new = False  # something is not drawn yet
         self._not_before = 0.0  # time.monotonic
@@ -72,26 +75,28 @@ class LiveSink(Sink):
         if self._resume_step is not None:
             for row in earlier(self._run_dir / "metrics.jsonl", self._resume_step):
                 plot.add_row(row["step"], row)
-            for row in earlier(self._run_dir / "scores.jsonl", self._resume_step):
-                if EVALUATION in row:
-                    plot.add_evaluation(row["step"], number(row[EVALUATION]))
-                elif SCORE in row:
+            for row in earlier(self._run_dir / "scores.jsonl", self._scores_step or self._resume_step):
+                if SCORE in row:
                     plot.add_episode(row["step"], number(row[SCORE]))
+                elif EVALUATION in row and row["step"] <= self._resume_step:
+                    plot.add_evaluation(row["step"], number(row[EVALUATION]))
         if self._window:
             self.say(plot.show())
         return plot
 
 
-def earlier(file: Path, last_step: int) -> list[dict[str, Any]]:
-    """Rows of a file of JSON lines up to a step."""
-    rows = []
-    if file.exists():
-        with open(file, "rb") as lines:
-            for line in lines:
+def earlier(file: Path, last_step: int) -> Iterator[dict[str, Any]]:
+    """Rows of a file of JSON lines up to a step, one by one; a torn line is passed over."""
+    if not file.exists():
+        return
+    with open(file, "rb") as lines:
+        for line in lines:
+            try:
                 row = json.loads(line)
-                if row["step"] <= last_step:
-                    rows.append(row)
-    return rows
+            except ValueError:
+                continue
+            if row["step"] <= last_step:
+                yield row
 
 
 def number(value: float | None) -> float:

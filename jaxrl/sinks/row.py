@@ -72,7 +72,7 @@ class Saved:
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Episodes of one evaluation, with every action and reward, as samples/ has them."""
+    """Episodes of one evaluation, with every action and reward, as episodes/ gets them."""
 
     step: int  # env_steps
     episodes: tuple[Mapping[str, Any], ...]

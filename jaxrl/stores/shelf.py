@@ -210,7 +210,10 @@ def find(path: pathlib.Path, check: Check = intact) -> Checkpoint:
             raise NoCheckpoint(f"{path}: {error}; name another checkpoint, or the run directory") from error
     run, stores = (path.parent.parent, [path.name]) if is_store(path) else (path, STORES)
     found, damaged = search(run, stores, check)
+    if found is None and damaged:
+        folder, why = next(iter(damaged.items()))
+        raise NoCheckpoint(f"{folder}: {why}; {path} holds no intact checkpoint; name another one, or a run")
     if found is None:
-        what = "holds no intact checkpoint" if path.exists() else "does not exist"
-        raise NoCheckpoint(f"{path}: {what}; name a run directory or a folder in its checkpoints/")
+        what = "has no checkpoint yet" if path.exists() else "does not exist"
+        raise NoCheckpoint(f"{path}: {what}; name another run directory, or a folder in its checkpoints/")
     return dataclasses.replace(found, remarks=tuple(told(damaged, found)))

@@ -5,7 +5,8 @@
 Each round runs both, one after the other, in changing order, with a warm cache of compiled programs. The
 files of record (metrics.jsonl, scores.jsonl, tables/) are written by both, and what is measured is read from
 them. "every sink" is TensorBoard, the terminal (plain lines into a file), plots/live.png, Weights & Biases
-(offline, the real package). Both film and sample evaluations, which the sinks then take. Prints one JSON record:
+(offline, the real package). Both film and sample evaluations, which the sinks then take. Prints one JSON
+record:
 
   loop_s     seconds of the loop: waits for environments, actions and updates, and everything else on the
              host, without evaluations and saves

@@ -220,8 +220,9 @@ def test_memory_of_the_live_picture_is_bounded():
     assert len(plot._evaluations) < 2 * series.MOST and max(plot._evaluations) == 4_999
 
 
-def test_pictures_are_drawn_in_any_thread(tmp_path):
+def test_pictures_are_drawn_in_any_thread(tmp_path, monkeypatch):
     """By the thread of a sink, without a display and without matplotlib's shared state."""
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)  # others may have imported it
     plots = [LivePlot(tmp_path / f"{i}.png", "") for i in range(3)]
     threads = [threading.Thread(target=plot.draw) for plot in plots]
     for thread in threads:

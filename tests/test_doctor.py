@@ -752,7 +752,7 @@ def test_no_secret_is_told(capsys, monkeypatch):
         (["{tmp}"], "is no run directory"),
         (["--devcie=cpu"], "did you mean --device?"),
         (["--device=abacus"], "abacus"),
-        (["a", "b"], "b: unknown option"),
+        (["a", "b"], "b: one word too many"),
     ],
 )
 def test_bad_input_is_one_clear_line(capsys, tmp_path, words, says):

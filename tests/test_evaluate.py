@@ -74,6 +74,30 @@ def test_picks_the_checkpoint_that_is_named(run, which, store):
     assert which != "80" or found.step == 80
 
 
+def test_a_damaged_best_checkpoint_falls_back_unless_it_was_asked_for(run, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy)
+    (best,) = (copy / "checkpoints" / "best").iterdir()
+    file = best / "manifest.json"
+    file.write_text(file.read_text().replace('"updates": ', '"updates": 1', 1))
+    text = told(capsys, copy, "--episodes=2")
+    assert f"best/{best.name}: manifest.json" in text and "using latest/120 instead" in text
+    assert record(copy / "evaluations")["step"] == 120
+    text = told(capsys, copy, "--episodes=2", "--which=best", code=66)
+    assert f"best/{best.name}: manifest.json" in text and text.count("\n") == 1
+
+
+def test_the_number_of_filmed_episodes_asks_for_a_video(run, tmp_path, capsys):
+    text = told(capsys, run.path, "--episodes=2", "--video_episodes=1", f"--out={tmp_path}")
+    assert "video" in text and [x.suffix for x in tmp_path.iterdir() if x.suffix != ".json"]
+
+
+def test_a_task_that_is_gone_is_told_with_the_checkpoint(run, monkeypatch, capsys):
+    monkeypatch.setattr(trial, "config_of", lambda found, wish: (Config(task="toy_gone"), []))
+    text = told(capsys, run.path, code=2)
+    assert "cannot be played here: task='toy_gone': unknown task" in text and "gopher" not in text
+
+
 def test_takes_a_store_or_a_checkpoint(run):
     home = run.path / "checkpoints" / "periodic"
     assert actor.chosen(str(home), "").step == 120

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pathlib
 import types
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxrl import evaluation, exits, loop, saver
 from jaxrl.config import Config, replace
 from jaxrl.envs.base import Outcome
 from jaxrl.plan import Plan
+from jaxrl.profiling import Profiler
 from jaxrl.state import Counters, RunState
 from jaxrl.stopwatch import Stopwatch
 from jaxrl.stores import Outcome as Saved
@@ -89,8 +91,8 @@ class Sinks:
     def write(self, row):
         self.rows.append(row)
 
-    def score(self, row):
-        self.scores.append(row)
+    def post(self, event):
+        self.scores.append(event)
 
     def note(self, text):
         self.notes.append(text)
@@ -144,6 +146,7 @@ class World:
     evaluations: list[int] = dataclasses.field(default_factory=list)
     sinks: Sinks = dataclasses.field(default_factory=Sinks)
     evaluation_is_cut: bool = False
+    patience: list[float] = dataclasses.field(default_factory=list)  # seconds that videos had in the end
     scores: dict[int, float] = dataclasses.field(default_factory=dict)  # of evaluations, by env_steps
     successes: dict[int, float] = dataclasses.field(default_factory=dict)  # the same, of rates
 
@@ -191,7 +194,8 @@ class World:
             episodes=None,
             watch=watch,
             stop=lambda: len(self.programs.acted) >= self.stop_after or self.cut_now,
-            projector=types.SimpleNamespace(show=lambda *films: None, close=lambda: None),
+            projector=types.SimpleNamespace(show=lambda *films: None, close=self.patience.append),
+            profiler=Profiler(pathlib.Path(), "", print),
         )
         self.cut_now = False
         monkeypatch.setattr(loop, "evaluate", self.evaluate)
@@ -328,6 +332,13 @@ def test_a_cut_evaluation_is_made_after_the_resume(monkeypatch):
     state = again.run(monkeypatch, world.store.saved[-1])
     assert [row.step for row in again.sinks.rows] == again.evaluations == [20, 40]
     assert state.counters.settled == 40
+
+
+@pytest.mark.parametrize(("stop_after", "seconds"), [(10**9, 60.0), (3, 2.0)])
+def test_a_run_that_is_stopped_does_not_wait_for_videos(monkeypatch, stop_after, seconds):
+    world = World(make(steps=40, log_every=20, eval_every=0), stop_after=stop_after)
+    world.run(monkeypatch)
+    assert world.patience == [seconds]
 
 
 def test_a_run_cut_in_its_last_evaluation_is_not_finished(monkeypatch):

@@ -24,6 +24,17 @@ from jaxrl.runs import glance, tailing
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "jaxrl.runs"]
 ENDED = {"exit": "done"}
+# Of tests that run in the background Ctrl-C is ignored, and so it would be of what they start.
+INTERRUPTIBLE = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('jaxrl.runs', run_name='__main__', alter_sys=True)"
+)
+
+
+@pytest.fixture(autouse=True)
+def unbounded(monkeypatch):
+    """Width comes from a terminal, of which there is none."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 def began(minutes: float) -> str:
@@ -513,7 +524,7 @@ class Following:
 
     def __init__(self, path: pathlib.Path, *words: str):
         self.process = subprocess.Popen(
-            [*COMMAND, "tail", str(path), "--follow", *words],
+            [sys.executable, "-c", INTERRUPTIBLE, "tail", str(path), "--follow", *words],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

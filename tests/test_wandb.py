@@ -11,19 +11,21 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
+import types
 
 import pytest
 import small
 
 from jaxrl import learners
 from jaxrl.config import Config, WandbConfig, to_dict
-from jaxrl.sinks import Row, Samples, Saved, Sinks, Video, jsonl
+from jaxrl.sinks import Row, Samples, Saved, Sinks, Video, jsonl, wandb_process
 from jaxrl.sinks import wandb as sink_of_wandb
 from jaxrl.sinks.link import Broken
 from jaxrl.sinks.row import Note, Sink
-from jaxrl.sinks.wandb import COLUMNS, NEWEST, Patience, WandB, nested
-from jaxrl.sinks.wandb_process import LINGER_S, OLD_ROWS, reason
+from jaxrl.sinks.wandb import COLUMNS, NEWEST, Patience, WandB, artifact_of, nested
+from jaxrl.sinks.wandb_process import LINGER_S, OLD_ROWS, WAITING, Uplink, reason
 
 KEY = "0123456789abcdef" * 2 + "01234567"  # as W&B's look like
 OFFLINE = WandbConfig(enabled=True, mode="offline")
@@ -376,6 +378,7 @@ def happen(call, **facts):
     if kind == "die": import os; os._exit(9)
     if kind == "hang": time.sleep(600)
     if kind == "wait": time.sleep(0.5)
+    if kind == "slow": time.sleep(3)
 
 class Run:
     id, disabled, url = "b69f48847239", FAULTS.get("disabled", False), "https://wandb.ai/me/jaxrl/runs/b69f48847239"
@@ -597,6 +600,121 @@ def test_a_checkpoint_that_is_gone_is_left_out(tmp_path, fake):
     ]
     done = [x["call"] for x in calls()]
     assert "log_artifact" not in done and "log" in done
+
+
+def test_a_checkpoint_that_is_copied_slowly_holds_no_row_up(tmp_path, fake):
+    """Rows of four times what the pipe holds are taken meanwhile, and the end waits for the checkpoint."""
+    calls = fake(add_dir="slow")
+    best, _ = make_run(tmp_path / "a")
+    said = []
+    sink = make_sink(tmp_path / "a", said=said, patience=dataclasses.replace(HASTY, finish=10.0))
+    sink.take(Saved(tmp_path / "a" / "checkpoints/best/600", best))
+    for step in range(100):
+        sink.take(make_row(step, **{f"m/{n}": 0.1 + n for n in range(150)}))
+    sink.close()
+    rows = [x for x in calls() if "updates" in x.get("keys", ())]
+    assert [x["step"] for x in rows] == list(range(100))
+    assert [x["call"] for x in calls() if x["call"] in ("add_dir", "log_artifact", "finish")] == [
+        "add_dir", "log_artifact", "finish",
+    ]  # fmt: skip
+    assert calls().index(rows[-1]) < [x["call"] for x in calls()].index("log_artifact")
+    assert len(said) == 1 and "wandb sync" in said[0]
+
+
+# Checkpoints: how much of the disk they take, and which are sent.
+
+
+@pytest.fixture
+def uplink(tmp_path):
+    """Makes an Uplink whose wandb takes note of the checkpoints that are logged."""
+
+    def make(offline=True, add_dir=lambda folder, skip_cache: None):
+        sent, said = [], []
+        run = types.SimpleNamespace(id="b69f48847239", offline=offline)
+        run.log_artifact = lambda artifact, aliases: sent.append(aliases[-1])
+        package = types.SimpleNamespace(Artifact=lambda *a, **k: types.SimpleNamespace(add_dir=add_dir))
+        copies = tmp_path / "wandb" / "copies"
+        return Uplink(package, run, lambda answer: said.append(answer["say"]), copies), sent, said
+
+    return make
+
+
+def save_all(uplink, folder, count):
+    """Logs so many checkpoints of 1,002 bytes, one after the other."""
+    for step in range(count):
+        order = artifact_of(Saved(folder / "checkpoints/best" / str(step), save_entry_in(folder, step)))
+        assert order.pop("do") == "artifact"
+        uplink.artifact(**order)
+
+
+def save_entry_in(folder, step):
+    (folder / "checkpoints/best" / str(step)).mkdir(parents=True)
+    return save_entry(folder, "best", step, 1.0)
+
+
+@pytest.mark.parametrize(("offline", "left", "count"), [(True, 0, 2), (True, 1_000, 1), (False, 1_000, 4)])
+def test_offline_copies_have_a_limit(tmp_path, uplink, monkeypatch, offline, left, count):
+    """`left` bytes are there from an earlier start. Online there is no limit: copies go with the upload."""
+    monkeypatch.setattr(wandb_process, "OFFLINE_BYTES", 2_500)
+    staging = tmp_path / "wandb" / "copies" / "artifacts" / "staging"
+    staging.mkdir(parents=True)
+    (staging / "tmp1").write_bytes(bytes(left))
+    up, sent, said = uplink(offline)
+    save_all(up, tmp_path, 4)
+    assert sent == [f"step-{step}" for step in range(count)]
+    assert said == (
+        ["wandb: offline, copies of checkpoints may take 2.5e-06 GB in all; others stay in checkpoints/ only"]
+        if offline
+        else []
+    )
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_disk_that_is_nearly_full_gets_no_copies(tmp_path, uplink, monkeypatch, offline):
+    free = 10_019  # a byte too few
+
+    def disk_usage(folder):
+        assert folder.is_dir()
+        return types.SimpleNamespace(free=free)
+
+    monkeypatch.setattr(wandb_process.shutil, "disk_usage", disk_usage)
+    up, sent, said = uplink(offline)
+    save_all(up, tmp_path / "full", 3)
+    [line] = said
+    assert not sent and "10 times its size free; others stay in checkpoints/ only" in line
+    free += 1
+    save_all(up, tmp_path / "emptier", 1)
+    assert sent == ["step-0"] and len(said) == 1
+
+
+def test_of_checkpoints_that_wait_the_newest_are_sent(tmp_path, uplink):
+    copying, go_on = threading.Event(), threading.Event()
+
+    def add_dir(folder, skip_cache):
+        copying.set()
+        assert go_on.wait(10)
+
+    up, sent, said = uplink(add_dir=add_dir)
+    for step in range(WAITING + 4):
+        entry = save_entry_in(tmp_path, step)
+        up.obey(artifact_of(Saved(tmp_path / "checkpoints/best" / str(step), entry)))
+        assert copying.wait(10)
+    go_on.set()
+    up.account()
+    assert sent == [f"step-{step}" for step in (0, *range(4, WAITING + 4))]
+    assert said == ["wandb: checkpoints come faster than they can be copied; some are left out"]
+
+
+def test_the_end_waits_for_a_copy_so_long_only(tmp_path, uplink, monkeypatch):
+    monkeypatch.setattr(wandb_process, "LINGER_S", 0.4)
+    go_on = threading.Event()
+    up, sent, said = uplink(add_dir=lambda folder, skip_cache: go_on.wait(10))
+    up.obey(artifact_of(Saved(tmp_path / "checkpoints/best/0", save_entry_in(tmp_path, 0))))
+    began = time.monotonic()
+    up.account()
+    assert 0.2 <= time.monotonic() - began < 2 and not sent
+    assert said == ["wandb: the last checkpoints are left out: copying them takes too long"]
+    go_on.set()
 
 
 def test_a_file_that_cannot_be_read_ends_nothing(tmp_path, fake):

@@ -8,7 +8,8 @@ of the run directory, to be sent later.
 * tables/episodes and tables/checkpoints, the newest 1,000 of each, and tables/samples, 10 of the last
   evaluation. A table is sent as a whole, after a row, where it has changed, at 100 bytes a second on average.
 * Videos; the best and the lasting checkpoints, as versions of the artifact model-<id of the run>. Those of
-  checkpoints/latest, which hold replay, are not sent.
+  checkpoints/latest, which hold replay, are not sent. W&B copies what it sends; offline, where the copies
+  stay, they end at 1 GB.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ class WandB(Sink):
         self._link = link = Link(OTHER_END, environment, self._hear)
         why = f"no answer within {seconds:.0f} s"
         try:
-            link.send(json.dumps(self._order(mode)), seconds)
+            link.send(json.dumps(self._order(mode) | {"copies": kept}), seconds)
             link.listen(end - time.monotonic(), until=lambda: bool(self._answer))
             link.check()
         except Broken as error:

@@ -20,7 +20,9 @@ import itertools
 import json
 import math
 import os
+import queue
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -31,7 +33,10 @@ from types import ModuleType
 from typing import IO, Any
 
 IN_A_ROW = 3  # failures that end it
-LINGER_S = 300.0  # that it may take to finish, once the training has ended
+LINGER_S = 300.0  # that it may take to finish, once the training has ended; half of it to copy checkpoints
+WAITING = 4  # checkpoints that wait to be copied, at most: the newest
+OFFLINE_BYTES = 10**9  # copies of checkpoints that are kept where no upload removes them
+ROOM = 10  # times the size of a checkpoint that the disk must have free for a copy
 OLD_ROWS = 10_000  # rows from before that an offline run is given at most
 STEP = "env_steps"  # the axis of every chart
 KEYS = re.compile(r"\b(local-)?[0-9a-f]{40}\b|\bwandb_v\d\w+")  # what keys to W&B look like
@@ -45,6 +50,34 @@ class Over(Exception):
     """Too many failures in a row."""
 
 
+class Courier:
+    """Delivers, one after the other in a thread of its own, what would keep orders waiting for minutes."""
+
+    def __init__(self, deliver: Callable[[dict[str, Any]], None]) -> None:
+        self._waiting: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, args=(deliver,), daemon=True)
+        self._thread.start()
+
+    def add(self, order: dict[str, Any]) -> bool:
+        """False if WAITING others were before it, the oldest of which is left out."""
+        is_full = self._waiting.qsize() >= WAITING
+        if is_full:
+            with contextlib.suppress(queue.Empty):
+                self._waiting.get_nowait()
+        self._waiting.put(order)
+        return not is_full
+
+    def end(self, seconds: float) -> bool:
+        """True if everything has been delivered by then. Nothing may be added any more."""
+        self._waiting.put(None)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self, deliver: Callable[[dict[str, Any]], None]) -> None:
+        for order in iter(self._waiting.get, None):
+            deliver(order)
+
+
 class Uplink:
     """One run of W&B.
 
@@ -52,23 +85,35 @@ class Uplink:
       wandb: the package.
       run: what its `init` has returned.
       tell: sends an answer.
+      copies: WANDB_DATA_DIR, where wandb copies checkpoints to.
       secret: the key, to be kept out of every answer; "" if it is not known.
     """
 
     def __init__(
-        self, wandb: ModuleType, run: Any, tell: Callable[[Mapping[str, Any]], None], secret: str = ""
+        self,
+        wandb: ModuleType,
+        run: Any,
+        tell: Callable[[Mapping[str, Any]], None],
+        copies: Path,
+        secret: str = "",
     ) -> None:
         self._wandb, self._run, self._tell, self._secret = wandb, run, tell, secret
+        self._copies, self._kept = copies, bytes_in(copies / "artifacts" / "staging")  # of earlier starts
+        self._courier = Courier(self._deliver)
         self._failures: collections.Counter[str] = collections.Counter()
+        self._said: set[str] = set()
         self._in_a_row = 0
         self._known = -math.inf  # agent_steps of the newest row that the run has already
 
     def obey(self, order: dict[str, Any]) -> None:
-        """Does what an order says. Raises Over."""
-        what = order["do"]
-        kind = {"row": "metrics", "artifact": "a checkpoint"}.get(what, f"a {what}")
-        with self._guarded(kind):
-            getattr(self, what)(**{k: x for k, x in order.items() if k != "do"})
+        """Does what an order says, or has it done where that takes long. Raises Over."""
+        what = order.pop("do")
+        if what == "artifact":
+            if not self._courier.add(order):
+                self._once("checkpoints come faster than they can be copied; some are left out")
+            return
+        with self._guarded({"row": "metrics"}.get(what, f"a {what}")):
+            getattr(self, what)(**order)
 
     def axis(self) -> None:
         """Every chart is over env_steps: W&B's own steps count calls, so that none is ever dropped."""
@@ -108,6 +153,8 @@ class Uplink:
 
     def artifact(self, folder: str, aliases: list[str], metadata: dict[str, Any]) -> None:
         """A checkpoint as a version of the run's model; none if it is removed before it is copied."""
+        if is_whole(folder) and not self._has_room(metadata["bytes"] or 0):
+            return
         made = self._wandb.Artifact(f"model-{self._run.id}", type="model", metadata=metadata)
         try:
             made.add_dir(folder, skip_cache=True)
@@ -116,9 +163,9 @@ class Uplink:
                 raise
         if is_whole(folder):
             self._run.log_artifact(made, aliases=aliases)
-        elif not self._failures["a checkpoint that was removed meanwhile"]:
-            self._failures["a checkpoint that was removed meanwhile"] += 1
-            self._say(f"{'/'.join(Path(folder).parts[-3:])} was removed before it could be sent")
+        else:
+            name = "/".join(Path(folder).parts[-3:])
+            self._once(f"{name} was removed before it could be sent", "removed")
 
     def finish(self, code: int) -> None:
         """Brings everything to the server or the disk. Raises Over."""
@@ -128,8 +175,10 @@ class Uplink:
             raise Over(reason(error, self._secret)) from error
 
     def account(self) -> None:
-        """Says what was lost, where that has not been said."""
-        counts = [f"{count} x {kind}" for kind, count in self._failures.items() if count > 1]
+        """Waits for checkpoints on their way, then says what was lost, where that has not been said."""
+        if not self._courier.end(LINGER_S / 2):
+            self._say("the last checkpoints are left out: copying them takes too long")
+        counts = [f"{count} x {kind}" for kind, count in self._failures.copy().items() if count > 1]
         if counts:
             self._say(f"not sent: {', '.join(counts)}")
 
@@ -140,15 +189,46 @@ class Uplink:
         except Over:
             raise
         except BaseException as error:  # SystemExit too: libraries raise it
-            why = reason(error, self._secret)
-            self._failures[kind] += 1
             self._in_a_row += 1
             if self._in_a_row >= IN_A_ROW:
+                why = reason(error, self._secret)
                 raise Over(f"{IN_A_ROW} calls in a row have failed, {kind} with {why}") from error
-            if self._failures[kind] == 1:
-                self._say(f"{kind} could not be sent ({why}); going on")
+            self._failed(kind, error)
         else:
             self._in_a_row = 0
+
+    def _deliver(self, order: dict[str, Any]) -> None:
+        """In the courier's thread, beside other calls of wandb: those send through one event loop.
+
+        Failures are counted, but end nothing: rows may go on arriving where checkpoints do not.
+        """
+        try:
+            self.artifact(**order)
+        except BaseException as error:
+            self._failed("a checkpoint", error)
+
+    def _has_room(self, size: int) -> bool:
+        """Whether so many bytes may be copied; says why not. Offline, copies are never removed."""
+        self._copies.mkdir(parents=True, exist_ok=True)
+        if self._run.offline and self._kept + size > OFFLINE_BYTES:
+            why = f"offline, copies of checkpoints may take {OFFLINE_BYTES / 1e9:g} GB in all"
+        elif shutil.disk_usage(self._copies).free < ROOM * size:
+            why = f"a checkpoint is sent only where the disk has {ROOM} times its size free"
+        else:
+            self._kept += size
+            return True
+        self._once(f"{why}; others stay in checkpoints/ only")
+        return False
+
+    def _failed(self, kind: str, error: BaseException) -> None:
+        self._failures[kind] += 1
+        self._once(f"{kind} could not be sent ({reason(error, self._secret)}); going on", kind)
+
+    def _once(self, text: str, kind: str = "") -> None:
+        """Says something, if nothing of its kind was said before."""
+        if (kind or text) not in self._said:
+            self._said.add(kind or text)
+            self._say(text)
 
     def _say(self, text: str) -> None:
         self._tell({"say": f"wandb: {text}"})
@@ -162,6 +242,13 @@ def rows_of(file: str, last_step: int) -> Iterator[dict[str, Any]]:
                 if row["step"] > last_step:
                     return
                 yield row
+
+
+def bytes_in(folder: Path) -> int:
+    """Of its files; 0 where one of them vanishes meanwhile."""
+    with contextlib.suppress(OSError):
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return 0
 
 
 def is_whole(folder: str) -> bool:
@@ -263,7 +350,7 @@ def serve(orders: Iterator[dict[str, Any]], tell: Callable[[Mapping[str, Any]], 
     tell(state)
     if state["state"] == "disabled":
         return
-    uplink, code = Uplink(wandb, run, tell, secret), 1
+    uplink, code = Uplink(wandb, run, tell, Path(first["copies"]), secret), 1
     try:
         uplink.axis()
         if state["offline"] and first["resume_step"] is not None:

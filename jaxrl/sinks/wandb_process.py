@@ -43,7 +43,7 @@ KEYS = re.compile(r"\b(local-)?[0-9a-f]{40}\b|\bwandb_v\d\w+")  # what keys to W
 # Settings of wandb. Copies of code, lists of packages and what is printed are not wanted, nor is the state of
 # a repository that this process happens to be started in: the config tells of the program's own.
 QUIET = {"console": "off", "silent": True, "disable_git": True, "disable_code": True, "save_code": False}
-QUIET |= {"x_save_requirements": False, "label_disable": True, "program": "jaxrl.train"}
+QUIET |= {"x_disable_stats": True, "x_save_requirements": False, "label_disable": True, "program": "jaxrl.train"}
 
 
 class Over(Exception):

@@ -40,10 +40,10 @@ ROOM = 10  # times the size of a checkpoint that the disk must have free for a c
 OLD_ROWS = 10_000  # rows from before that an offline run is given at most
 STEP = "env_steps"  # the axis of every chart
 KEYS = re.compile(r"\b(local-)?[0-9a-f]{40}\b|\bwandb_v\d\w+")  # what keys to W&B look like
-# Settings of wandb. Copies of code, lists of packages and what is printed are not wanted, nor is the state of
-# a repository that this process happens to be started in: the config tells of the program's own.
+# Settings of wandb: no code, packages, words, repository or machine is looked at; rows and config tell it.
 QUIET = {"console": "off", "silent": True, "disable_git": True, "disable_code": True, "save_code": False}
-QUIET |= {"x_disable_stats": True, "x_save_requirements": False, "label_disable": True, "program": "jaxrl.train"}
+QUIET |= {"x_save_requirements": False, "x_disable_stats": True, "label_disable": True}
+QUIET |= {"program": "jaxrl.train"}
 
 
 class Over(Exception):

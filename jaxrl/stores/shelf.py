@@ -215,5 +215,5 @@ def find(path: pathlib.Path, check: Check = intact) -> Checkpoint:
         raise NoCheckpoint(f"{folder}: {why}; {path} holds no intact checkpoint; name another one, or a run")
     if found is None:
         what = "has no checkpoint yet" if path.exists() else "does not exist"
-        raise NoCheckpoint(f"{path}: {what}; name another run directory, or a folder in its checkpoints/")
+        raise NoCheckpoint(f"{path}: {what}; name a run directory or a folder in its checkpoints/")
     return dataclasses.replace(found, remarks=tuple(told(damaged, found)))

@@ -227,6 +227,20 @@ def test_a_missing_library_gives_one_line_with_the_remedy(monkeypatch):
     build("cartpole_balance", observe="state").close()  # needs none
 
 
+def test_pictures_of_mujocos_own_renderer_are_not_in_the_way(opengl):
+    """It loads another libEGL, which EnvPool would ask about a context of its own, and end the process."""
+    code = (
+        "from jaxrl.config import EnvConfig; from jaxrl.envs import make\n"
+        "make('atari_pong', EnvConfig(), num_envs=1, seed=0).close()\n"
+        "from jaxrl.envs.mjx.render.selftest import draw; assert draw()\n"
+        "env = make('dmc_walker_walk', EnvConfig(), num_envs=1, seed=0)\n"
+        "picture = env.reset().obs['image']; env.close()\n"
+        "print(picture.std() > 10, bool(draw()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr
+
+
 def test_a_missing_driver_gives_one_line_instead_of_an_abort():
     code = (
         "from jaxrl.config import EnvConfig; from jaxrl.envs import make\n"

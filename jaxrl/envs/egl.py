@@ -1,7 +1,12 @@
-"""OpenGL without a display, for EnvPool's pictures. EnvPool ends the process where this is missing."""
+"""OpenGL without a display, for EnvPool's pictures. EnvPool ends the process where this is missing.
 
+EnvPool brings a libEGL of its own and links it, but MuJoCo inside asks the whole process for its functions,
+and finds the first that was loaded globally. Which must be the one that EnvPool is linked to: its own, or the
+system's where that was loaded globally before EnvPool was imported.
+"""
+
+import contextlib
 import ctypes
-import ctypes.util
 import functools
 import pathlib
 
@@ -14,13 +19,18 @@ DEVICE_PLATFORM = 0x313F  # EGL_PLATFORM_DEVICE_EXT
 MOST_DEVICES = 64
 
 
+def claim() -> None:
+    """Loads EnvPool's libEGL globally; to be called as soon as EnvPool is imported.
+
+    Later may be too late: MuJoCo's own renderer loads the system's libEGL globally.
+    """
+    with contextlib.suppress(OSError):  # `load_egl` will say it, if it is wanted at all
+        ctypes.CDLL(_path(), ctypes.RTLD_GLOBAL)
+
+
 @functools.cache
 def load_egl() -> None:
-    """Makes EGL's functions visible to EnvPool and looks whether a driver answers.
-
-    EnvPool brings a libEGL of its own and links it, but MuJoCo inside asks the whole process for its
-    functions, and finds only what was loaded globally. The system's libEGL would do only if it were
-    loaded before EnvPool is imported.
+    """Looks whether a driver answers to the EGL that EnvPool would use.
 
     Raises:
       ConfigError: no libEGL, or no driver behind it.

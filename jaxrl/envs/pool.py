@@ -15,8 +15,11 @@ Findings about envpool 1.2.5 that the adapters rest on (each held by a test):
 import envpool
 import numpy as np
 
+from jaxrl.envs import egl
 from jaxrl.envs.base import CheckedEnv, env_seeds
 from jaxrl.types import Spaces
+
+egl.claim()
 
 
 def open_pool(

@@ -68,6 +68,10 @@ class Actor:
         """Explicit transfer to the device."""
         return jax.device_put(tree, self._device)
 
+    def put_rows(self, step: Step) -> Step:
+        """The same of a row of each environment."""
+        return self.put(step)
+
     def eval_carry(self) -> Carry:
         """Recurrent state before the first row."""
         return self._compiled["eval_carry"].call()

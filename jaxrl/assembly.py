@@ -15,6 +15,7 @@ from jaxrl.feeds.replay import Replay
 from jaxrl.feeds.ring import check_budget
 from jaxrl.feeds.transitions import TransitionReplay
 from jaxrl.parts import Feed, Parts
+from jaxrl.placement import check_devices
 from jaxrl.programs import Programs
 from jaxrl.runtime import Machine
 from jaxrl.saving import Saved
@@ -32,6 +33,8 @@ def assemble(config: Config, machine: Machine, env: CheckedEnv, saved: Saved | N
       ConfigError: if replay does not fit its budget, or the environments cannot step where they should.
     """
     learner = learners.make(config, env.spaces)
+    if learner.update:
+        check_devices(machine.layout, config.batch_size)
     smallest = feed_of(config, learner, env.spaces, 1).window
     share = config.replay.holdout if learner.validate else 0.0
     rows = max(plan.ring_rows(config), saved.rows if saved else 0) if learner.update else smallest
@@ -40,8 +43,10 @@ def assemble(config: Config, machine: Machine, env: CheckedEnv, saved: Saved | N
     replay = feed_of(config, learner, env.spaces, rows)
     held = feed_of(config, learner, env.spaces, held_rows, online=False) if share else None
     budget = int(config.replay.budget_gb * 1e9) or machine.memory // 2
+    if config.replay.placement == "device" and machine.layout.divides(config.env.num_envs):
+        budget *= machine.count  # each holds a share
     check_budget(replay, held.nbytes if held else 0, budget, config.replay.placement)
-    key = jax.device_put(jax.random.key(config.seed), machine.learner)
+    key = jax.device_put(jax.random.key(config.seed), machine.layout.whole)
     return Parts(
         config=config,
         learner=learner,

@@ -184,7 +184,7 @@ def grown(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     if array.shape == shape:
         return array
     more = jnp.zeros((shape[0] - array.shape[0], *shape[1:]), array.dtype, device=array.sharding)
-    return jnp.concatenate([array, more])
+    return jax.device_put(jnp.concatenate([array, more]), array.sharding)
 
 
 def reason(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from jaxrl import keys, metrics
 from jaxrl.envs.batch import EnvCarry
 from jaxrl.feeds.ring import Ring
 from jaxrl.parts import Parts, batch_shapes, loops, metric_shapes, shaped
+from jaxrl.placement import Placement
 from jaxrl.sources import Source, act_program, insert_program, learn_program
 from jaxrl.types import Array, Carry, Evidence, Key, Params, Step
 
@@ -53,11 +54,12 @@ class ChunkPlan:
 
 def chunk_program(parts: Parts) -> Callable[..., Any]:
     """The loop itself: acts, inserts, learns and steps, `plan.rows` times; no row leaves the device."""
-    learner, replay, batched = parts.learner, parts.replay, parts.batched
-    assert batched is not None
+    learner, replay, place = parts.learner, parts.replay, Placement(parts)
+    assert parts.batched is not None
+    batched = parts.batched.on(place.layout, replay.streams)
     act, n = act_program(learner, "train", keys.ACT), replay.streams
-    insert = insert_program(replay, parts.config.env.clip_reward)
-    learn = learn_program(learner, replay, True) if learner.update else None
+    insert = insert_program(place, replay, parts.config.env.clip_reward)
+    learn = learn_program(parts, True) if learner.update else None
 
     def chunk(moving: Moving, plan: ChunkPlan, key: Key):
         def one(i, x):
@@ -86,6 +88,22 @@ def chunk_program(parts: Parts) -> Callable[..., Any]:
     return chunk
 
 
+def places(parts: Parts) -> Moving:
+    """Shardings of a chunk's arrays, each of a whole subtree."""
+    place = Placement(parts)
+    return Moving(
+        learner=place.whole,
+        ring=place.ring,
+        totals=place.whole,
+        evidence=place.evidence if parts.learner.update else None,
+        policy=place.whole,
+        carry=place.rows,
+        counter=place.whole,
+        env=place.rows,
+        step=place.rows,
+    )
+
+
 def shapes(parts: Parts) -> tuple[Moving, ChunkPlan, Key]:
     """Arguments of a chunk, as ShapeDtypeStructs."""
     learner, replay, batched = parts.learner, parts.replay, parts.batched
@@ -107,11 +125,14 @@ def shapes(parts: Parts) -> tuple[Moving, ChunkPlan, Key]:
         step=jax.eval_shape(batched.shown, env, step),
     )
     plan = ChunkPlan(rows=number, done=number, agent_steps=number, due=s((LONGEST,), jnp.int32))
-    return shaped((moving, plan, key), parts.machine.learner)
+    whole = Placement(parts).whole
+    return shaped((moving, plan, key), (places(parts), whole, whole))
 
 
 def sources(parts: Parts) -> dict[str, Source]:
     """The chunk, where there is one."""
     if parts.batched is None or not loops(parts):
         return {}
-    return {"chunk": Source(chunk_program(parts), shapes(parts), (0,))}
+    place = Placement(parts)
+    told = place.layout.rows(parts.replay.streams, axis=1)
+    return {"chunk": Source(chunk_program(parts), shapes(parts), (0,), (places(parts), told))}

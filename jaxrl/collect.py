@@ -65,7 +65,7 @@ def collect(
     config, programs, watch = r.parts.config, r.programs, r.watch
     while state.counters.env_steps < until and not r.stop() and time.monotonic() < deadline:
         r.faults.at("act")
-        placed = programs.put(step)
+        placed = programs.put_rows(step)
         out, counter = programs.act(state.policy, state.carry, state.counter, placed)
         held = state.tracker.held(config.replay.holdout) if r.parts.held else None
         ring, held_ring = programs.insert((state.ring, state.held), placed, out, held)
@@ -134,7 +134,7 @@ def ready(r: Run, state: RunState) -> bool:
     replay = r.parts.replay
     agent_steps = state.counters.env_steps // r.parts.config.env.action_repeat
     enough = agent_steps >= r.parts.config.warmup
-    return enough and trainable_rows(state.tracker.written, replay.rows, replay.window)
+    return enough and trainable_rows(state.tracker.written, replay.rows, replay.window, r.programs.groups)
 
 
 def count_episodes(r: Run, state: RunState, step: Step, outcome: Outcome, env_steps: int) -> RunState:

@@ -19,6 +19,8 @@ class Actor(Protocol):
 
     def put(self, tree: Any) -> Any: ...
 
+    def put_rows(self, step: Step) -> Step: ...
+
     def eval_carry(self) -> Carry: ...
 
     def eval_act(
@@ -128,7 +130,7 @@ def play(
                 return found
             if stop():
                 raise Interrupted
-            out, counter = programs.eval_act(policy, carry, counter, programs.put(step), key)
+            out, counter = programs.eval_act(policy, carry, counter, programs.put_rows(step), key)
             carry = out.carry
             action = jax.device_get(out.action)
             for watcher in watchers:

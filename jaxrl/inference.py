@@ -17,6 +17,7 @@ from jaxrl.actor import Actor
 from jaxrl.config import Config, ConfigError, replace
 from jaxrl.envs.base import CheckedEnv
 from jaxrl.exits import NoCheckpoint
+from jaxrl.layout import Layout
 from jaxrl.parts import shaped
 from jaxrl.runtime import Machine
 from jaxrl.sources import Source, compile_all
@@ -277,7 +278,7 @@ def there(device: str) -> Machine:
             f"device={device}: jax was imported before, and has only {default.platform}; "
             "import jaxrl and load first, or leave the device out"
         ) from error
-    return Machine(found, found, found.platform, found.device_kind, len(jax.local_devices()))
+    return Machine(Layout((found,)), found, found.platform, found.device_kind)
 
 
 def seed_of(seed: int) -> int:

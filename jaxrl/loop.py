@@ -121,7 +121,8 @@ def looks(r: Run, state: RunState) -> tuple[list[Guarded], Imagination | None]:
     if not r.projector.is_free(c.env_steps):
         return [], None
     imagination = None
-    if r.programs.reports and trainable_rows(state.tracker.written, replay.rows, replay.window):
+    groups = r.programs.groups
+    if r.programs.reports and trainable_rows(state.tracker.written, replay.rows, replay.window, groups):
         with r.watch.phase("eval"):
             imagination = r.projector.imagine(
                 config, lambda: r.programs.report(state.learner, state.ring, c.env_steps), c.env_steps
@@ -157,7 +158,8 @@ def flush(r: Run, state: RunState) -> tuple[dict[str, float], np.ndarray]:
     totals = r.watch.fetch(state.totals)
     scalars |= metrics.unpack(programs.kinds, totals)
     held = r.parts.held
-    if held and state.held is not None and trainable_rows(state.tracker.held_written, held.rows, held.window):
+    written = state.tracker.held_written
+    if held and state.held is not None and trainable_rows(written, held.rows, held.window, programs.groups):
         packed = r.watch.fetch(programs.validate(state.learner, state.held, state.counters.env_steps))
         scalars |= metrics.unpack(programs.held_kinds, packed)
     if r.parts.learner.update is not None:

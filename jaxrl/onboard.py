@@ -109,7 +109,7 @@ def chunk(r: Run, state: RunState, rows: int) -> tuple[RunState, Told]:
 def one_row(parts: Parts, programs: Programs, env: CheckedEnv, state: RunState) -> None:
     """A chunk of one vector step with one update, to see that it works; the state is used up."""
     assert isinstance(env, Hosted)
-    env.place(parts.machine.learner)
+    env.place(parts.machine.layout)
     due = np.zeros(LONGEST, np.int32)
     due[0] = parts.learner.update is not None
     zero = np.array(0, np.int32)

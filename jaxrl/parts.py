@@ -74,10 +74,12 @@ def step_shapes(spaces: Spaces, n: int) -> Step:
     return Step(obs=obs, reward=s((n,), jnp.float32), is_first=flag, is_last=flag, is_terminal=flag)
 
 
-def shaped(tree: Any, device: Any) -> Any:
-    """Shapes of a tree, placed on one device."""
-    place = jax.sharding.SingleDeviceSharding(device)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+def shaped(tree: Any, place: Any) -> Any:
+    """Shapes of a tree, placed on a device, or by a sharding or a tree of them that is a prefix."""
+    if isinstance(place, jax.Device):
+        place = jax.sharding.SingleDeviceSharding(place)
+    places = jax.tree.broadcast(place, tree)
+    return jax.tree.map(lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p), tree, places)
 
 
 def loops(parts: Parts) -> bool:

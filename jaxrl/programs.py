@@ -9,7 +9,8 @@ from jaxrl import chunk, metrics
 from jaxrl.chunk import ChunkPlan, Moving
 from jaxrl.envs.batch import Told
 from jaxrl.feeds.ring import Ring
-from jaxrl.parts import Due, Parts, batch_shapes, held_metric_shapes, loops, metric_shapes
+from jaxrl.parts import Due, Feed, Parts, batch_shapes, held_metric_shapes, loops, metric_shapes
+from jaxrl.placement import Placement
 from jaxrl.runtime import give_back_memory
 from jaxrl.sources import Source, compile_all, explain_program, programs, report_programs
 from jaxrl.types import ActOutput, Carry, Evidence, Key, OpenLoop, Params, Step
@@ -24,19 +25,35 @@ class Programs:
     """
 
     def __init__(self, parts: Parts):
-        self._parts = parts
-        self._split = parts.machine.replay != parts.machine.learner
+        self._parts, self._place = parts, Placement(parts)
+        self._split = self._place.split
         self.kinds = metrics.kinds_of(metric_shapes(parts))
         self.held_kinds = metrics.kinds_of(held_metric_shapes(parts))
         sources = chunk.sources(parts) | programs(parts, metrics.empty(self.kinds), self._split)
         sources |= report_programs(parts)
         self.compiled = compile_all(sources, parts.machine.platform)
         give_back_memory()
-        self._key_at_replay = jax.device_put(parts.key, parts.machine.replay)
+        self._key_at_replay = jax.device_put(parts.key, self._place.store)
 
     def put(self, tree: Any) -> Any:
-        """Explicit transfer to the learner's device."""
-        return jax.device_put(tree, self._parts.machine.learner)
+        """Explicit transfer to the learner's devices, a copy to each."""
+        return jax.device_put(tree, self._place.whole)
+
+    @property
+    def groups(self) -> int:
+        """Of training environments: there must be something to learn from in each of them."""
+        return self._place.groups
+
+    def put_rows(self, step: Step) -> Step:
+        """The same of a row of each environment, of training or of an evaluation: to where they belong."""
+        return jax.device_put(step, self._place.layout.rows(len(step.is_first)))
+
+    def put_named(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        """The same of arrays of a RunState by dotted name, none of a ring."""
+        return {
+            name: jax.device_put(x, self._place.rows if name.startswith("carry.") else self._place.whole)
+            for name, x in arrays.items()
+        }
 
     def act(
         self, policy: Params, carry: Carry, counter: jax.Array, step: Step
@@ -57,10 +74,10 @@ class Programs:
             return rings
         row = step, out.action, out.latents
         if self._split:
-            row = jax.device_put(row, self._parts.machine.replay)
+            row = jax.device_put(row, self._place.stored_rows)
         if held is None:
             return self.compiled["insert"].call(ring, *row), None
-        masks = jax.device_put((~held, held), self._parts.machine.replay)
+        masks = jax.device_put((~held, held), self._place.stored_rows)
         ring = self.compiled["insert"].call(ring, *row, masks[0])
         return ring, self.compiled["insert_held"].call(held_ring, *row, masks[1])
 
@@ -77,15 +94,15 @@ class Programs:
                     state, ring, totals, evidence, plan, self._parts.key
                 )
             return state, ring, totals, evidence, policy
-        now = jax.device_put(np.int32(due.agent_steps), self._parts.machine.replay)
+        now = jax.device_put(np.int32(due.agent_steps), self._place.store)
         for number in numbers:
-            at = jax.device_put(np.int32(number), self._parts.machine.replay)
+            at = jax.device_put(np.int32(number), self._place.store)
             ring, batch, window = self.compiled["sample"].call(ring, at, now, self._key_at_replay)
             number = self.put(np.int32(number))
             state, totals, evidence, latents = self.compiled["update"].call(
-                state, self.put(batch), totals, evidence, number, self._parts.key
+                state, self._learned(batch, self._parts.replay), totals, evidence, number, self._parts.key
             )
-            latents = jax.device_put(latents, self._parts.machine.replay)
+            latents = jax.device_put(latents, self._place.store)
             ring = self.compiled["refresh"].call(ring, window, latents)
         return state, ring, totals, evidence, self.compiled["policy"].call(state)
 
@@ -115,11 +132,11 @@ class Programs:
 
     def validate(self, state: Any, held_ring: Ring, env_steps: int) -> jax.Array:
         """Packed world-model losses of a batch from the held-out ring."""
-        at = jax.device_put(np.int32(env_steps), self._parts.machine.replay)
+        assert self._parts.held is not None
+        at = jax.device_put(np.int32(env_steps), self._place.store)
         batch = self.compiled["held_batch"].call(held_ring, at, self._key_at_replay)
-        return self.compiled["validate"].call(
-            state, self.put(batch), self.put(np.int32(env_steps)), self._parts.key
-        )
+        batch = self._learned(batch, self._parts.held)
+        return self.compiled["validate"].call(state, batch, self.put(np.int32(env_steps)), self._parts.key)
 
     @property
     def reports(self) -> bool:
@@ -128,20 +145,30 @@ class Programs:
 
     def report(self, state: Any, ring: Ring, env_steps: int) -> tuple[OpenLoop, jax.Array]:
         """What the world model imagines of sequences from replay, and is_first [T, B] of their rows."""
-        at = jax.device_put(np.int32(env_steps), self._parts.machine.replay)
+        at = jax.device_put(np.int32(env_steps), self._place.store)
         batch = self.compiled["report_batch"].call(ring, at, self._key_at_replay)
-        return self.compiled["report"].call(
-            state, self.put(batch), self.put(np.int32(env_steps)), self._parts.key
-        )
+        batch = self.put(batch) if self._split else batch
+        return self.compiled["report"].call(state, batch, self.put(np.int32(env_steps)), self._parts.key)
+
+    def _learned(self, batch: Any, feed: Feed) -> Any:
+        """A batch where the learner takes it; from another device it must be moved."""
+        if not self._split:
+            return batch
+        return jax.device_put(batch, jax.tree.broadcast(self._place.batch(feed), batch))
 
     def init(self) -> Any:
         """A new learner state, from the run's key."""
         return self.compiled["init"].call(self._parts.key)
 
     def empty_rings(self) -> tuple[Ring, Ring | None]:
-        held = self._parts.held
-        with jax.default_device(self._parts.machine.replay):
-            return self._parts.replay.init(), held.init() if held else None
+        feeds, places = (self._parts.replay, self._parts.held), self._place.ring
+        if self._place.layout.count == 1 or self._split:
+            with jax.default_device(self._parts.machine.replay):
+                ring, held = (x.init() if x else None for x in feeds)
+        else:  # no device need have room for all of it
+            ring, held = (jax.jit(x.init, out_shardings=places)() if x else None for x in feeds)
+        assert ring is not None
+        return ring, held
 
     def carry(self) -> Carry:
         """Recurrent state of the training environments before their first row."""
@@ -160,7 +187,8 @@ class Programs:
             return None
         batch = batch_shapes(self._parts.replay, self._parts.key)
         zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
-        return self.put(Evidence(number=np.array(-1, np.int32), batch=zeros))
+        nothing = Evidence(number=np.array(-1, np.int32), batch=zeros)
+        return jax.device_put(nothing, jax.tree.broadcast(self._place.evidence, nothing))
 
     def policy(self, state: Any) -> Params:
         """Parameters for acting, copied, so that they survive the donation of `state`."""

@@ -13,13 +13,17 @@ import sys
 import threading
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from jaxrl.config import Config, ConfigError, replace
+
+if TYPE_CHECKING:
+    from jaxrl.layout import Layout
 
 # XLA:CPU's concurrency-optimised schedule keeps up to twice the activations alive and gains no time. Only the
 # environment turns it off: as a compiler option it is ignored (jaxlib 0.10.2).
 SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
+SEVERAL = "--xla_force_host_platform_device_count"  # makes a CPU pose as several devices
 PLATFORMS = {"auto": "", "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 # Of MUJOCO_GL: libraries, and words for its default and for none. mujoco 4.0 cannot be imported with another.
 GL_NAMES = ("egl", "osmesa", "glfw", "glx", "cgl", "wgl")
@@ -31,11 +35,20 @@ WHY = "use --device=cpu, or see what python -m jaxrl.doctor says"
 class Machine:
     """Where a run computes."""
 
-    learner: Any  # jax.Device of parameters and updates
-    replay: Any  # jax.Device of the ring
+    layout: "Layout"  # devices of parameters and updates
+    replay: Any  # jax.Device of the ring; where it is the learner's, the ring lies as the layout says
     platform: str  # "cpu", "gpu" or "tpu"
-    kind: str  # the device's own name
-    count: int  # devices of this process
+    kind: str  # the devices' own name
+
+    @property
+    def learner(self) -> Any:
+        """The first jax.Device of parameters and updates."""
+        return self.layout.devices[0]
+
+    @property
+    def count(self) -> int:
+        """Devices that the run uses."""
+        return self.layout.count
 
     @property
     def memory(self) -> int:
@@ -79,6 +92,8 @@ def start(config: Config) -> Machine:
     """
     import jax
 
+    from jaxrl.layout import Layout
+
     if folder := cache_folder(config.runtime.compile_cache):
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -100,7 +115,21 @@ def start(config: Config) -> Machine:
     on_device = config.replay.placement == "device"
     # On a CPU that poses as several devices, the last one stands for the host: placements differ in tests.
     ring = device if on_device else host[-1]
-    return Machine(device, ring, device.platform, device.device_kind, len(devices))
+    layout = Layout(tuple(devices[: devices_wanted(config, devices)]))
+    return Machine(layout, ring, device.platform, device.device_kind)
+
+
+def devices_wanted(config: Config, there: list[Any]) -> int:
+    """How many of the devices the run is to use. Raises ConfigError if there are fewer."""
+    wanted, kind = config.runtime.devices, there[0].platform
+    if wanted > len(there):
+        more = f", or XLA_FLAGS={SEVERAL}={wanted} to try it" if kind == "cpu" else ""
+        raise ConfigError(
+            f"runtime.devices={wanted}: there are {len(there)} ({kind}); use --runtime.devices={len(there)}"
+            + more
+        )
+    # A CPU is one device; where it poses as several, that is a trial, which names their number.
+    return wanted or (1 if kind == "cpu" else len(there))
 
 
 def resolve(config: Config, machine: Machine) -> Config:

@@ -213,7 +213,7 @@ class Saver:
         for store in sorted(self.waiting):
             self.waiting.discard(store)
             draft = self.drafts[store]
-            self._write(dataclasses.replace(draft, on_device=self.programs.put(draft.on_device)))
+            self._write(dataclasses.replace(draft, on_device=self.programs.put_named(draft.on_device)))
 
     def _last_try(self) -> None:
         """Raises WriteFailed if one of them cannot be written."""

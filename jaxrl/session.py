@@ -20,6 +20,7 @@ from jaxrl.filming import Projector
 from jaxrl.flags import Command
 from jaxrl.keys import ACT, env_seed
 from jaxrl.parts import Due, Parts, batch_shapes
+from jaxrl.placement import Placement
 from jaxrl.profiling import Profiler
 from jaxrl.programs import Programs
 from jaxrl.saver import Saver
@@ -239,7 +240,7 @@ def begin(parts: Parts, env: CheckedEnv, state: RunState) -> tuple[RunState, Ste
     """The environments' first row: of the saved state where they can be saved, else of new episodes."""
     step = env.reset()
     if parts.batched:
-        env.place(parts.machine.learner)
+        env.place(parts.machine.layout)
     if state.env is not None:
         snapshot = jax.tree.unflatten(jax.tree.structure(env.snapshot()), state.env)
         return state, env.restore(snapshot)
@@ -275,7 +276,7 @@ def banner(parts: Parts, run_dir: rundir.RunDir | None, start: Start | None) -> 
     config, machine, facts = parts.config, parts.machine, {}
     if run_dir and start:
         facts["run"] = str(run_dir.path) + start.words
-    facts["device"] = f"{machine.kind} ({machine.platform})"
+    facts["device"] = f"{machine.kind} ({machine.platform}){shared_by(parts)}"
     if parts.learner.update is not None:
         params = jax.eval_shape(parts.learner.init, parts.key).params
         count = sum(x.size for x in jax.tree.leaves(params))
@@ -284,6 +285,19 @@ def banner(parts: Parts, run_dir: rundir.RunDir | None, start: Start | None) -> 
     if where := assembly.stepping(parts):
         facts["stepping"] = where
     return plan.banner(config, plan.Plan.of(config), parts.replay, facts)
+
+
+def shared_by(parts: Parts) -> str:
+    """For the banner: how several devices share the work; "" for one."""
+    count, place = parts.machine.count, Placement(parts)
+    if count == 1:
+        return ""
+    each = f"{parts.config.batch_size // count} of each batch"
+    if place.split:
+        return f" x {count}: {each}"
+    if place.groups == 1:
+        return f" x {count}: {each}; replay whole on each, since env.num_envs is no multiple of {count}"
+    return f" x {count}: {each}, {parts.replay.streams // count} environments and their replay"
 
 
 def say_goodbye(run_dir: rundir.RunDir, config: Config, sinks: Sinks, c: Counters) -> None:
@@ -333,10 +347,10 @@ def dry_run(command: Command, machine: runtime.Machine, say: Callable[[str], Non
 def one_step_each(parts: Parts, programs: Programs, env: CheckedEnv) -> None:
     """Acting, a step of the environments, insertion, an update, an evaluation step, a flush."""
     state = saving.fresh_state(programs, parts.config.env.num_envs)
-    step = programs.put(env.reset())
+    step = programs.put_rows(env.reset())
     if "chunk" in programs.compiled:
         onboard.one_row(parts, programs, env, saving.fresh_state(programs, parts.config.env.num_envs))
-        step = programs.put(env.reset())
+        step = programs.put_rows(env.reset())
     out, _ = programs.act(state.policy, state.carry, state.counter, step)
     held = np.zeros(parts.config.env.num_envs, bool) if parts.held else None
     ring, _ = programs.insert((state.ring, state.held), step, out, held)

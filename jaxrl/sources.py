@@ -15,6 +15,7 @@ from jaxrl.feeds.replay import Replay
 from jaxrl.feeds.ring import row_of
 from jaxrl.ops.finite import all_finite, named_floats
 from jaxrl.parts import SKIPPED, Feed, Parts, batch_shapes, loops, shaped, step_shapes, with_streak
+from jaxrl.placement import Placement
 from jaxrl.runtime import compiler_options
 from jaxrl.types import Array, Evidence, Key, Learner
 
@@ -38,12 +39,14 @@ class Source:
     function: Callable[..., Any]
     shapes: tuple[Any, ...]
     donate: tuple[int, ...] = ()
+    out: Any = None  # shardings of what comes out, a prefix tree; None: as the compiler likes
 
 
 def programs(parts: Parts, totals: Array, split: bool) -> dict[str, Source]:
     """All programs that the parts need; the slowest to compile first."""
     learner, replay, config = parts.learner, parts.replay, parts.config
-    home, store = parts.machine.learner, parts.machine.replay
+    place = Placement(parts)
+    home, store, shared = place.whole, place.store, place.batch(replay)
     key = shaped(jax.eval_shape(lambda: parts.key), home)
     key_store = shaped(key, store)
     state = shaped(jax.eval_shape(learner.init, key), home)
@@ -51,48 +54,71 @@ def programs(parts: Parts, totals: Array, split: bool) -> dict[str, Source]:
     totals = shaped(totals, home)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     here, there = shaped(number, home), shaped(number, store)
-    ring = shaped(jax.eval_shape(replay.init), store)
-    batch = shaped(batch_shapes(replay, key), home)
+    ring = shaped(jax.eval_shape(replay.init), place.ring)
+    batch = shaped(batch_shapes(replay, key), shared)
     evidence = Evidence(number=here, batch=batch)
     found = {}
     if learner.update is not None and not split:
         plan = shaped(jax.ShapeDtypeStruct((3,), jnp.int32), home)
         arguments = state, ring, totals, evidence, plan, key
-        found["learn"] = Source(learn_program(learner, replay, loops(parts)), arguments, (0, 1, 2, 3))
+        out = home, place.ring, home, place.evidence, home
+        found["learn"] = Source(learn_program(parts, loops(parts)), arguments, (0, 1, 2, 3), out)
     if learner.update is not None and split:
         window = shaped(jax.eval_shape(replay.sample, ring, key, number)[2], store)
         latents = shaped(jax.eval_shape(learner.update, state, batch, key).latents, store)
         arguments = state, batch, totals, evidence, here, key
-        found["update"] = Source(update_program(learner), arguments, (0, 2, 3))
-        found["sample"] = Source(sample_program(replay, keys.LEARN), (ring, there, there, key_store), (0,))
+        out = home, home, place.evidence, home
+        found["update"] = Source(update_program(learner), arguments, (0, 2, 3), out)
+        found["sample"] = Source(
+            sample_program(place, replay, keys.LEARN), (ring, there, there, key_store), (0,)
+        )
         found["refresh"] = Source(replay.write_latents, (ring, window, latents), (0,))
-    for name, n, mode, purpose in (
-        ("act", replay.streams, "train", keys.ACT),
-        ("eval_act", parts.eval_envs, config.eval.mode, keys.EVAL),
+    for name, n, rows, mode, purpose in (
+        ("act", replay.streams, place.rows, "train", keys.ACT),
+        ("eval_act", parts.eval_envs, place.judges, config.eval.mode, keys.EVAL),
     ):
-        step = shaped(step_shapes(replay.spaces, n), home)
-        carry = shaped(jax.eval_shape(lambda n=n: learner.initial_carry(n)), home)
-        found[name] = Source(act_program(learner, mode, purpose), (policy, carry, here, step, key), (1, 2))
-    carry = shaped(jax.eval_shape(lambda: learner.initial_carry(replay.streams)), home)
-    held = shaped(jax.eval_shape(parts.held.init), store) if parts.held else None
+        step = shaped(step_shapes(replay.spaces, n), rows)
+        carry = shaped(jax.eval_shape(lambda n=n: learner.initial_carry(n)), rows)
+        arguments = policy, carry, here, step, key
+        found[name] = Source(act_program(learner, mode, purpose), arguments, (1, 2), (rows, home))
     if learner.update is not None:
-        step = step_shapes(replay.spaces, replay.streams)
-        out = jax.eval_shape(lambda *a: learner.act(*a, "train"), policy, carry, step, key)
-        row = shaped((step, out.action, out.latents), store)
-        mask = (shaped(jax.ShapeDtypeStruct((replay.streams,), jnp.bool_), store),) if parts.held else ()
-        clip = config.env.clip_reward
-        found["insert"] = Source(insert_program(replay, clip), (ring, *row, *mask), (0,))
-        if parts.held:
-            found["insert_held"] = Source(insert_program(parts.held, clip), (held, *row, *mask), (0,))
-            found["held_batch"] = Source(peek_program(parts.held, keys.HOLDOUT), (held, there, key_store))
-            batch = shaped(batch_shapes(parts.held, key), home)
-            found["validate"] = Source(validate_program(learner), (state, batch, here, key))
-    found["init"] = Source(lambda key: learner.init(keys.key_for(key, keys.INIT, 0)), (key,))
-    found["carry"] = Source(lambda: learner.initial_carry(replay.streams), ())
-    found["eval_carry"] = Source(lambda: learner.initial_carry(parts.eval_envs), ())
-    found["policy"] = Source(learner.policy_params, (state,))
+        found |= insert_programs(place, state)
+    found["init"] = Source(lambda key: learner.init(keys.key_for(key, keys.INIT, 0)), (key,), (), home)
+    found["carry"] = Source(lambda: learner.initial_carry(replay.streams), (), (), place.rows)
+    found["eval_carry"] = Source(lambda: learner.initial_carry(parts.eval_envs), (), (), place.judges)
+    found["policy"] = Source(learner.policy_params, (state,), (), home)
+    carry = shaped(jax.eval_shape(lambda: learner.initial_carry(replay.streams)), place.rows)
+    held = shaped(jax.eval_shape(parts.held.init), place.ring) if parts.held else None
     rest = named_floats({"learner": state, "policy": policy, "carry": carry})
-    return found | finite_programs(home, rest, named_floats({"ring": ring, "held": held}))
+    return found | finite_programs(place, rest, named_floats({"ring": ring, "held": held}))
+
+
+def insert_programs(place: Placement, state: Any) -> dict[str, Source]:
+    """What writes rows into the rings, and what is asked of held-out ones. state: shapes of the learner's."""
+    parts, replay, learner = place.parts, place.parts.replay, place.parts.learner
+    home, store, clip = place.whole, place.store, parts.config.env.clip_reward
+    number, key = jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: parts.key)
+    step = step_shapes(replay.spaces, replay.streams)
+    carry = jax.eval_shape(lambda: learner.initial_carry(replay.streams))
+    policy = jax.eval_shape(learner.policy_params, state)
+    out = jax.eval_shape(lambda *a: learner.act(*a, "train"), policy, carry, step, key)
+    row = shaped((step, out.action, out.latents), place.stored_rows)
+    ring = shaped(jax.eval_shape(replay.init), place.ring)
+    if not parts.held:
+        return {"insert": Source(insert_program(place, replay, clip), (ring, *row), (0,), place.ring)}
+    mask = shaped(jax.ShapeDtypeStruct((replay.streams,), jnp.bool_), place.stored_rows)
+    held = shaped(jax.eval_shape(parts.held.init), place.ring)
+    batch = shaped(batch_shapes(parts.held, key), place.batch(parts.held))
+    peek, drawn = (
+        peek_program(place, parts.held, keys.HOLDOUT),
+        store if place.split else place.batch(parts.held),
+    )
+    return {
+        "insert": Source(insert_program(place, replay, clip), (ring, *row, mask), (0,), place.ring),
+        "insert_held": Source(insert_program(place, parts.held, clip), (held, *row, mask), (0,), place.ring),
+        "held_batch": Source(peek, (held, *shaped((number, key), store)), (), drawn),
+        "validate": Source(validate_program(learner), (state, batch, *shaped((number, key), home)), (), home),
+    }
 
 
 def report_programs(parts: Parts) -> dict[str, Source]:
@@ -101,24 +127,29 @@ def report_programs(parts: Parts) -> dict[str, Source]:
     if not (parts.config.video_every and learner.report and isinstance(replay, Replay)):
         return {}
     feed = dataclasses.replace(replay, batch=min(replay.batch, REPORTED), online=False)
-    home, store = parts.machine.learner, parts.machine.replay
+    place = Placement(parts)
+    home, store = place.whole, place.store
     number, key = jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: parts.key)
-    ring = shaped(jax.eval_shape(feed.init), store)
+    ring = shaped(jax.eval_shape(feed.init), place.ring)
     state = shaped(jax.eval_shape(learner.init, key), home)
-    batch = shaped(batch_shapes(feed, key), home)
+    batch, drawn = (
+        shaped(batch_shapes(feed, key), place.batch(feed)),
+        store if place.split else place.batch(feed),
+    )
     there, here = (shaped((number, key), device) for device in (store, home))
     return {
-        "report_batch": Source(peek_program(feed, keys.REPORT), (ring, *there)),
-        "report": Source(report_program(learner, feed.context), (state, batch, *here)),
+        "report_batch": Source(peek_program(place, feed, keys.REPORT), (ring, *there), (), drawn),
+        "report": Source(report_program(learner, feed.context), (state, batch, *here), (), home),
     }
 
 
-def finite_programs(home: Any, rest: dict[str, Any], rings: dict[str, Any]) -> dict[str, Source]:
+def finite_programs(place: Placement, rest: dict[str, Any], rings: dict[str, Any]) -> dict[str, Source]:
     """For arrays and for those in rings, which may lie elsewhere, and for both, sorted by name."""
-    order = np.argsort([*rest, *rings])
+    home, order = place.whole, np.argsort([*rest, *rings])
     flags = shaped([jax.ShapeDtypeStruct((len(x),), jnp.bool_) for x in (rest, rings)], home)
-    joined = Source(lambda *x: jnp.concatenate(x)[order], tuple(flags))
-    one, other = (Source(all_finite, tuple(x.values())) for x in (rest, rings))
+    joined = Source(lambda *x: jnp.concatenate(x)[order], tuple(flags), (), home)
+    one = Source(all_finite, tuple(rest.values()), (), home)
+    other = Source(all_finite, tuple(rings.values()), (), place.store)
     return {"finite": one, "finite_rings": other, "finite_joined": joined}
 
 
@@ -129,25 +160,29 @@ def act_program(learner: Learner, mode: str, purpose: int) -> Callable[..., Any]
     return act
 
 
-def insert_program(replay: Feed, clip_reward: bool) -> Callable[..., Any]:
+def insert_program(place: Placement, feed: Feed, clip_reward: bool) -> Callable[..., Any]:
+    write = place.insert(feed)
+
     def insert(ring, step, action, latents, where=None):
         if clip_reward:
             step = step.replace(reward=jnp.sign(step.reward))
-        return replay.insert(ring, row_of(step, action, latents), where)
+        return write(ring, row_of(step, action, latents), where)
 
     return insert
 
 
-def learn_program(learner: Learner, replay: Feed, many: bool) -> Callable[..., Any]:
+def learn_program(parts: Parts, many: bool) -> Callable[..., Any]:
     """plan is i32 [3]: updates to make (if `many`, else one), updates made before, agent_steps."""
-    sample, update = sample_program(replay, keys.LEARN), update_program(learner)
+    learner, replay, place = parts.learner, parts.replay, Placement(parts)
+    sample, update = sample_program(place, replay, keys.LEARN), update_program(learner)
+    write_latents = place.write_latents(replay)
 
     def learn(state, ring, totals, evidence, plan, key):
         def one(i, carry):
             state, ring, totals, evidence = carry
             ring, batch, window = sample(ring, plan[1] + i, plan[2], key)
             state, totals, evidence, latents = update(state, batch, totals, evidence, plan[1] + i, key)
-            return state, replay.write_latents(ring, window, latents), totals, evidence
+            return state, write_latents(ring, window, latents), totals, evidence
 
         carry = state, ring, totals, evidence
         carry = jax.lax.fori_loop(0, plan[0], one, carry) if many else one(0, carry)
@@ -156,9 +191,11 @@ def learn_program(learner: Learner, replay: Feed, many: bool) -> Callable[..., A
     return learn
 
 
-def sample_program(replay: Feed, purpose: int) -> Callable[..., Any]:
+def sample_program(place: Placement, feed: Feed, purpose: int) -> Callable[..., Any]:
+    draw = place.sample(feed)
+
     def sample(ring, counter, agent_steps, key):
-        return replay.sample(ring, jax.random.fold_in(keys.key_for(key, purpose, counter), 0), agent_steps)
+        return draw(ring, jax.random.fold_in(keys.key_for(key, purpose, counter), 0), agent_steps)
 
     return sample
 
@@ -193,9 +230,9 @@ def explain_program(explain: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def peek_program(feed: Feed, purpose: int) -> Callable[..., Any]:
+def peek_program(place: Placement, feed: Feed, purpose: int) -> Callable[..., Any]:
     """A batch that is only looked at: the ring stays as it is."""
-    sample = sample_program(feed, purpose)
+    sample = sample_program(place, feed, purpose)
     return lambda ring, counter, key: sample(ring, counter, jnp.int32(0), key)[1]
 
 
@@ -234,6 +271,8 @@ def compile_all(sources: dict[str, Source], platform: str) -> dict[str, Compiled
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         jobs = {}
         for name, source in sources.items():
-            lowered = jax.jit(source.function, donate_argnums=source.donate).lower(*source.shapes)
+            lowered = jax.jit(source.function, donate_argnums=source.donate, out_shardings=source.out).lower(
+                *source.shapes
+            )
             jobs[name] = pool.submit(compile_one, lowered)
         return {name: job.result() for name, job in jobs.items()}

@@ -176,14 +176,14 @@ def behavior(c, p, slow, returns, imagined, rows):
     losses = {"policy": -weight * (log_prob * advantage + c.entropy * ent)}
     losses["value"] = weight * critic(c, logits[:horizon], ret, slow_value[:horizon])
     # replayed states: the imagined return from each is what a cut or the end of the sequence leaves open
-    boot = ret[0].reshape(steps)
+    boot = ret[0].reshape(steps[::-1]).T  # sequence after sequence
     replayed = np.zeros((steps[0] - 1, steps[1]))
     for t in reversed(range(steps[0] - 1)):
         later = boot[t + 1] if t == steps[0] - 2 else replayed[t + 1]
         mixture = np.where(rows.is_last[t + 1], boot[t + 1], (1 - c.lam) * boot[t + 1] + c.lam * later)
         replayed[t] = rows.reward[t + 1] + np.where(rows.is_terminal[t + 1], 0, c.gamma * mixture)
-    logits = logits[0].reshape(*steps, -1)[:-1]
-    loss = critic(c, logits, replayed, slow_value[0].reshape(steps)[:-1])
+    logits = logits[0].reshape(*steps[::-1], -1).swapaxes(0, 1)[:-1]
+    loss = critic(c, logits, replayed, slow_value[0].reshape(steps[::-1]).T[:-1])
     losses["repval"] = np.where(rows.is_last[:-1], 0, loss)
     normed = (ret - low) / scale
     metrics = {

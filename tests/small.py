@@ -206,10 +206,15 @@ def assert_same_arrays(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> No
     assert not differing
 
 
-def start(logdir: pathlib.Path, *flags: str, real: bool = False, **options: Any) -> subprocess.Popen:
+ENTRY = "import sys; sys.path.append('tests'); import small; sys.exit(small.entry())"
+
+
+def start(
+    logdir: pathlib.Path, *flags: str, real: bool = False, code_of: str = ENTRY, **options: Any
+) -> subprocess.Popen:
     """The same command in a process of its own; with `real`, through the program's own entry."""
-    mine = ["-c", "import sys; sys.path.append('tests'); import small; sys.exit(small.entry())"]
-    words = [sys.executable, *(["-m", "jaxrl.train"] if real else mine), *TINY, f"--logdir={logdir}", *flags]
+    mine = ["-m", "jaxrl.train"] if real else ["-c", code_of]
+    words = [sys.executable, *mine, *TINY, f"--logdir={logdir}", *flags]
     return subprocess.Popen(
         words, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )

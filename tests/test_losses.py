@@ -126,7 +126,7 @@ class Learned:
             return ({k: v.mean() for k, v in aux[2].items()}, total), aux
 
         (_, total), pull, (observed, behaved, losses) = jax.vjp(means, params, has_aux=True)
-        start = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), observed.latent)
+        start = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, x.shape[-1]), observed.latent)
         _, key_imagine = jax.random.split(self.key)  # as in Dreamer.loss
         imagined = self.model.imagine(params, start, key_imagine, H)
         gradient = pull((weights, jnp.zeros(())))[0]
@@ -213,8 +213,9 @@ def test_imagined_states_follow_from_the_actions(case):
     chosen = np.asarray(case.model.encode_action(action), np.float64)
     p, latent = doubles(case.params)["dyn"], doubles(latent)
     observed = case.run()[1].latent
-    np.testing.assert_array_equal(latent.deter[0], observed.deter.reshape(T * B, -1))
-    np.testing.assert_array_equal(latent.stoch[0], observed.stoch.reshape(T * B, -1))
+    for name in ("deter", "stoch"):  # sequence after sequence
+        states = getattr(observed, name).swapaxes(0, 1).reshape(T * B, -1)
+        np.testing.assert_array_equal(getattr(latent, name)[0], states)
     for t in range(H):
         want = reference.core(p, latent.deter[t], latent.stoch[t], chosen[t], 4)
         close(latent.deter[t + 1], want, f"imagined step {t}")

@@ -15,7 +15,6 @@ SHM, FILES, FREE = 64 * MIB, 1_024, 2e9  # least bytes of /dev/shm, open files, 
 # Variables that change what jax does, told where they are set.
 TOLD = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "MUJOCO_GL")
 FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
-SEVERAL = "--xla_force_host_platform_device_count"
 ALLOCATORS = ("default", "platform", "bfc", "cuda_async", "vmm")
 SWITCHES = {
     "JAX_DISABLE_JIT": "nothing is compiled: a thousand times slower",
@@ -95,12 +94,12 @@ def variables(wish: Wish) -> Iterator[Finding]:
 def flag_problems() -> Iterator[tuple[str, str]]:
     """(what, remedy) of XLA_FLAGS. A flag that XLA does not know ends the process: the device tells of it."""
     words = (runtime.variable("XLA_FLAGS") or "").split()
-    good = [x for x in words if x.startswith("--") and not x.startswith(SEVERAL)]
+    good = [x for x in words if x.startswith("--") and not x.startswith(runtime.SEVERAL)]
     remedy = f"export XLA_FLAGS='{' '.join(good)}'" if good else "unset XLA_FLAGS"
     for word in words:
         if not word.startswith("--"):
             yield f"XLA_FLAGS has {word}, which is no flag: they begin with --", remedy
-        elif word.startswith(SEVERAL):
+        elif word.startswith(runtime.SEVERAL):
             yield f"XLA_FLAGS has {word}: the CPU poses as several devices, as in tests", remedy
 
 

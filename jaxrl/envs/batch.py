@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxrl.envs.base import DeviceEnv, State
+from jaxrl.layout import Layout
 from jaxrl.types import Key, Step
 
 FRAMES = 256  # environments whose pictures are drawn at once; a ray caster needs some 1.5 MB for each
@@ -54,6 +55,10 @@ class Batched:
     @property
     def defines_success(self) -> bool:
         return _defines_success(self.env)
+
+    def on(self, layout: Layout, n: int) -> "Batched | Spread":
+        """The same for n of them on these devices."""
+        return Spread(self, layout) if layout.divides(n) else self
 
     def begin(self, seed: jax.Array) -> tuple[EnvCarry, Step]:
         """First rows of N environments, without pictures. seed: [N] u32."""
@@ -143,6 +148,26 @@ class Batched:
         """[N] bool, of the newest row; None where the task does not define it."""
         success = carry.state.info.get("success")
         return None if success is None else success > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """The functions of Batched, where the environments are divided over devices: each steps its own."""
+
+    batched: Batched
+    layout: Layout
+
+    def begin(self, seed: jax.Array) -> tuple[EnvCarry, Step]:
+        return self.layout.spread(self.batched.begin, (0,), 0)(seed)
+
+    def advance(self, carry: EnvCarry, action: jax.Array) -> tuple[EnvCarry, Step]:
+        return self.layout.spread(self.batched.advance, (0, 0), 0)(carry, action)
+
+    def shown(self, carry: EnvCarry, step: Step) -> Step:
+        return self.layout.spread(self.batched.shown, (0, 0), 0)(carry, step)
+
+    def told(self, carry: EnvCarry, step: Step) -> Told:
+        return self.layout.spread(self.batched.told, (0, 0), 0)(carry, step)
 
 
 @functools.cache

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from jaxrl.envs.base import CheckedEnv, DeviceEnv, Outcome, env_seeds
-from jaxrl.envs.batch import Batched, EnvCarry, Told, is_key
+from jaxrl.envs.batch import Batched, EnvCarry, Spread, Told, is_key
+from jaxrl.layout import Layout
 from jaxrl.runtime import compiler_options
 from jaxrl.types import Step
 
@@ -43,7 +44,8 @@ class Hosted(CheckedEnv):
     ):
         super().__init__(env.spaces, num_envs=num_envs, action_repeat=action_repeat)
         self.batched = Batched(env=env, action_repeat=action_repeat, time_limit=time_limit)
-        self._device = device or jax.local_devices(backend=None if env.is_physics else "cpu")[0]
+        device = device or jax.local_devices(backend=None if env.is_physics else "cpu")[0]
+        self._layout = Layout((device,))
         self._seeds = env_seeds(seed, num_envs)
         self._carry: EnvCarry | None = None
         self._step: Step | None = None  # of the newest row, on the device
@@ -62,12 +64,12 @@ class Hosted(CheckedEnv):
 
     def programs_of(self, n: int) -> "EnvPrograms":
         """The same for another number of them, such as an evaluation's."""
-        return compiled(self.batched, n, self._device)
+        return compiled(self.batched, n, self._layout)
 
-    def place(self, device: jax.Device) -> None:  # pyright: ignore[reportInvalidTypeForm]
-        """Moves the environments to a device."""
-        self._device = device
-        self.replace(*jax.device_put(self.current, device))
+    def place(self, layout: Layout) -> None:
+        """Moves the environments to devices, and divides them where their number allows it."""
+        self._layout = layout
+        self.replace(*self._put(self.current))
 
     def advance(self, action: jax.Array) -> Told:
         """One step of all environments, enqueued: nothing of it comes to the host.
@@ -130,7 +132,7 @@ class Hosted(CheckedEnv):
         return self._fetch()
 
     def _put(self, tree: Any) -> Any:
-        return jax.device_put(tree, self._device)
+        return jax.device_put(tree, self._layout.rows(self.num_envs))
 
     def _fetch(self) -> Step:
         carry, step = self.current
@@ -151,10 +153,10 @@ class EnvPrograms:
 
 
 @functools.cache
-def compiled(batched: Batched, n: int, device: jax.Device) -> EnvPrograms:  # pyright: ignore[reportInvalidTypeForm]
+def compiled(batched: Batched, n: int, layout: Layout) -> EnvPrograms:
     """Compiles the functions of N environments. Physics has options that would slow the pictures down."""
-    options = compiler_options(device.platform) if batched.env.is_physics else {}
-    place = jax.sharding.SingleDeviceSharding(device)
+    options = compiler_options(layout.devices[0].platform) if batched.env.is_physics else {}
+    place, there = layout.rows(n), batched.on(layout, n)
 
     def shaped(tree: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
@@ -164,9 +166,9 @@ def compiled(batched: Batched, n: int, device: jax.Device) -> EnvPrograms:  # py
     space = batched.env.spaces.action
     action = shaped(jax.ShapeDtypeStruct((n, *space.shape), space.dtype))
     traced = [
-        (jax.jit(batched.begin).lower(seeds), options),
-        (jax.jit(batched.advance).lower(carry, action), options),
-        (jax.jit(functools.partial(_show, batched)).lower(carry, step), {}),
+        (jax.jit(there.begin, out_shardings=place).lower(seeds), options),
+        (jax.jit(there.advance, out_shardings=place).lower(carry, action), options),
+        (jax.jit(functools.partial(_show, there), out_shardings=place).lower(carry, step), {}),
     ]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         programs = list(pool.map(lambda x: x[0].compile(compiler_options=x[1]), traced))
@@ -182,7 +184,7 @@ def _shapes_of(batched: Batched, n: int) -> tuple[EnvCarry, Step]:
     return carry, jax.eval_shape(batched.shown, carry, step)
 
 
-def _show(batched: Batched, carry: EnvCarry, step: Step) -> tuple[Step, Told]:
+def _show(batched: Batched | Spread, carry: EnvCarry, step: Step) -> tuple[Step, Told]:
     step = batched.shown(carry, step)
     return step, batched.told(carry, step)
 

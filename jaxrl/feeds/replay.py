@@ -5,7 +5,7 @@ update that uses the row.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,11 @@ class Replay(Storage):
     length: int  # T, rows that a loss covers
     context: int  # rows in front of them
     online: bool  # hand out each newest sequence once before drawing at random
+
+    # Axis of the sequences in what is drawn, and in what is written back.
+    batch_axes: ClassVar[Any] = 1
+    window_axes: ClassVar[Any] = Window(slot=1, stream=0)
+    latents_axes: ClassVar[Any] = 1
 
     @property
     def window(self) -> int:

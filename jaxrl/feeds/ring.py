@@ -151,6 +151,6 @@ def check_budget(replay: Storage, other: int, budget: int, where: str) -> None:
     )
 
 
-def trainable_rows(rows: np.ndarray, capacity: int, window: int) -> bool:
-    """True once a stream with `rows` written rows [N] holds a window."""
-    return bool((np.minimum(rows, capacity) >= window).any())
+def trainable_rows(rows: np.ndarray, capacity: int, window: int, groups: int = 1) -> bool:
+    """True once in each of so many equal groups of streams one with `rows` [N] written holds a window."""
+    return bool((np.minimum(rows, capacity) >= window).reshape(groups, -1).any(1).all())

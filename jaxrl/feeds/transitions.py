@@ -1,6 +1,7 @@
 """Replay of transitions: frames stored once, stacked and summed over n decisions when they are drawn."""
 
 import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,11 @@ class TransitionReplay(Storage):
 
     batch: int  # B
     horizon: Horizon
+
+    # Axis of the transitions in what is drawn; -1 where there is none.
+    batch_axes: ClassVar[Any] = Transitions(obs=0, action=0, reward=0, discount=0, next_obs=0, agent_steps=-1)
+    window_axes: ClassVar[Any] = ()
+    latents_axes: ClassVar[Any] = ()
 
     @property
     def window(self) -> int:

@@ -7,6 +7,7 @@ from flax import linen as nn
 from jaxrl.nets.blocks import MLP, BlockDense, Dense, DType, NormAct, variance_scaled
 from jaxrl.nets.encoder import KERNEL, MULTIPLIERS, split_keys
 from jaxrl.ops.conv import unfold, upsample_conv_phases
+from jaxrl.ops.lead import apart, joined
 from jaxrl.types import ArraySpec
 
 
@@ -55,6 +56,7 @@ class Decoder(nn.Module):
     def image(self, deter: jax.Array, stoch: jax.Array, images: list[str]) -> jax.Array:
         lead, side = deter.shape[:-1], self.obs[images[0]].shape[0] // 16
         channels, g = MULTIPLIERS[-1] * self.depth, self.blocks
+        deter, stoch = joined(deter, len(lead)), joined(stoch, len(lead))
         x = BlockDense(side * side * channels, g, self.dtype, name="from_deter")(deter)
         x = x.reshape(-1, g, side, side, channels // g)
         x = x.transpose(0, 2, 3, 1, 4).reshape(-1, side, side, channels)
@@ -69,4 +71,4 @@ class Decoder(nn.Module):
         total = sum(self.obs[k].shape[-1] for k in images)
         y = UpsampleConv(total, self.dtype, name="conv3")(x)
         y = jax.nn.sigmoid(y.astype(jnp.float32))
-        return y.reshape(*lead, *y.shape[1:])
+        return apart(y, lead)

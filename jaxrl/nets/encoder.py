@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from jaxrl.nets.blocks import MLP, DType, NormAct, variance_scaled
 from jaxrl.ops.conv import conv_pool
+from jaxrl.ops.lead import apart, joined
 from jaxrl.ops.scaling import symlog
 from jaxrl.types import ArraySpec
 
@@ -66,10 +67,10 @@ class Encoder(nn.Module):
         if images:
             x = jnp.concatenate([obs[k] for k in images], -1)
             lead = x.shape[:-3]
-            x = (x.reshape(-1, *x.shape[-3:]).astype(jnp.float32) / 255 - 0.5).astype(self.dtype)
+            x = (joined(x, len(lead)).astype(jnp.float32) / 255 - 0.5).astype(self.dtype)
             for i, multiplier in enumerate(MULTIPLIERS):
                 x = ConvStage(multiplier * self.depth, self.dtype, name=f"conv{i}")(x)
-            tokens.append(x.reshape(*lead, -1))
+            tokens.append(apart(x.reshape(x.shape[0], -1), lead))
         return jnp.concatenate(tokens, -1)
 
 

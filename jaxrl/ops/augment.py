@@ -38,11 +38,10 @@ def shift(images: jax.Array, offset: jax.Array) -> jax.Array:
     Returns:
       [B, h, w, c], dtype of images.
     """
-    b, h, w, c = images.shape
+    _, h, w, _ = images.shape
     rows = jnp.clip(jnp.arange(h) + offset[:, :1], 0, h - 1)  # [B, h]
     columns = jnp.clip(jnp.arange(w) + offset[:, 1:], 0, w - 1)  # [B, w]
-    pixel = rows[:, :, None] * w + columns[:, None, :] + jnp.arange(b)[:, None, None] * (h * w)
-    return images.reshape(b * h * w, c)[pixel]
+    return jax.vmap(lambda image, y, x: image[y][:, x])(images, rows, columns)
 
 
 def random_intensity(images: jax.Array, key: Key, scale: float) -> jax.Array:

@@ -23,6 +23,7 @@ from jaxrl.ops.distributions import (
     normal_entropy,
     normal_log_prob,
 )
+from jaxrl.ops.lead import apart, joined
 from jaxrl.ops.returns import discount_weights, lambda_return, replay_return
 from jaxrl.ops.scaling import symexp_bins, symlog, twohot, twohot_mean
 from jaxrl.types import Batch, Discrete, Key, Params
@@ -112,8 +113,8 @@ def reconstruction(model: Model, p: Params, latent: Latent, rows: Batch) -> dict
         for key in images:
             image = rows.obs[key]
             channels = image.shape[-1]
-            target = fold(image.reshape(-1, *image.shape[2:]))
-            target = target.reshape(*lead, *target.shape[1:-1], 4, channels)
+            target = fold(joined(image, 2))
+            target = apart(target.reshape(*target.shape[:-1], 4, channels), lead)
             error = folded[..., start : start + channels] - target.astype(jnp.float32) / 255
             losses[f"rec/{key}"] = jnp.square(error).sum((2, 3, 4, 5))
             start += channels
@@ -137,7 +138,7 @@ def behavior(model: Model, p: Params, critic: Critic, observed: Observed, rows: 
     """
     config = model.config.loss
     lead = rows.reward.shape
-    start = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), observed.latent)
+    start = jax.tree.map(lambda x: joined(x, 2), observed.latent)
     latent, action = model.imagine(p, start, key, config.horizon)
     feature = sg(latent.feature)  # [H+1, N, F]
     b = bins(model)
@@ -159,10 +160,10 @@ def behavior(model: Model, p: Params, critic: Critic, observed: Observed, rows: 
     }
     # Replayed states: the imagined return from each is its bootstrap; gradients reach the world model.
     feature = observed.latent.feature if config.repval_grad else sg(observed.latent.feature)
-    boot = ret[0].reshape(lead)
+    boot = apart(ret[0], lead)
     ret_replay = replay_return(rows.reward, rows.is_last, rows.is_terminal, boot, gamma(model), config.lam)
     logits = model.run(p, "val", feature)[:-1]
-    slow_replay = slow_value[0].reshape(lead)[:-1]
+    slow_replay = apart(slow_value[0], lead)[:-1]
     losses["repval"] = (1.0 - rows.is_last[:-1]) * critic_loss(model, logits, ret_replay, slow_replay)
     normed = (ret - returns.low) / scale
     scalars = {

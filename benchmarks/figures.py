@@ -193,7 +193,9 @@ def of(found: Mapping[str, Any]) -> list[Figure]:
     """
     name = found.get("benchmark")
     if name == SUITE:
-        return list(made(found))
+        if made := list(stored(found)):
+            return made
+        raise ConfigError("the record of a suite holds no figure")
     if not isinstance(name, str) or name not in KINDS:
         raise ConfigError(f"benchmark={name!r:.80}: has no figures of speed or memory")
     kind, figures = KINDS[name], []
@@ -213,13 +215,14 @@ def of(found: Mapping[str, Any]) -> list[Figure]:
     return figures
 
 
-def made(found: Mapping[str, Any]) -> Iterator[Figure]:
+def stored(found: Mapping[str, Any]) -> Iterator[Figure]:
     """The figures that a suite's record holds. Raises ConfigError."""
     try:
         for one in found["figures"]:
             values = tuple(map(float, one["values"]))
             record.spread(values)  # which must not be empty
-            yield Figure(one["case"], one["name"], one["unit"], one["better"], values, bool(one["leads"]))
+            words = [str(one[name]) for name in ("case", "name", "unit", "better")]
+            yield Figure(*words, values=values, leads=bool(one["leads"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"its figures cannot be read ({type(error).__name__}: {error})") from error
 

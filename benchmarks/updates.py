@@ -198,7 +198,7 @@ def describe(parts: "Parts", args: argparse.Namespace) -> dict[str, Any]:
         "agent": config.agent,
         "size": config.model.size if config.agent == "dreamer" else None,
         "batch": config.batch_size,
-        "length": config.batch_length,
+        "length": config.batch_length if config.agent == "dreamer" else None,
         "dtype": config.model.compute_dtype,
         "num_envs": config.env.num_envs,
         "observations": {name: list(x.shape) for name, x in spaces.obs.items()},

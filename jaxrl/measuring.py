@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from jaxrl import runtime
 
-NEEDED = ("benchmarks/run.py", "benchmarks/record.py")
+NEEDED = ("benchmarks/__init__.py", "benchmarks/run.py")
 FOLDER = "benchmarks"  # of a run directory, for the records
 LIMIT_S = 3_600.0
 PATIENCE_S = 15.0  # for the child to end those that it has started

@@ -68,6 +68,11 @@ UPDATE = (
     Measure("device_peak_mib", "MiB", LESS),
     Measure("share_of_peak", "of peak FLOP/s", MORE),
 )
+PEER = (  # as the driver of dreamerv3 names what the same measures of ours are
+    Measure("train_steps_per_s", "updates/s", MORE),
+    Measure("cpu_s_per_step", "CPU s/update", LESS),
+    *(Measure(x.field, x.unit, x.better) for x in UPDATE[2:6]),
+)
 RUN = (
     Measure("wall_s", "s", LESS),
     Measure("setup_s", "s", LESS),
@@ -198,21 +203,28 @@ def of(found: Mapping[str, Any]) -> list[Figure]:
         raise ConfigError("the record of a suite holds no figure")
     if not isinstance(name, str) or name not in KINDS:
         raise ConfigError(f"benchmark={name!r:.80}: has no figures of speed or memory")
-    kind, figures = KINDS[name], []
-    for case, row in rows_of(kind, found):
-        before = len(figures)
-        for measure in kind.measures:
-            if values := values_of(measure, row):
-                title, unit = measure.field, measure.unit
-                if measure.state and (state := row.get(measure.state)):
-                    title = f"{title}, {state}"
-                figures.append(Figure(case, title, unit, measure.better, values, len(figures) == before))
-    ours = at(found, "last.ours")  # of the two programs that "versus" has run
+    kind = KINDS[name]
+    figures = [x for case, row in rows_of(kind, found) for x in measured(kind.measures, case, row)]
+    # Of the two programs that "versus" has run.
+    ours, peer = (at(found, f"last.{side}") for side in ("ours", "peer"))
     if isinstance(ours, dict) and ours.get("benchmark") in KINDS:
         figures += [dataclasses.replace(x, case=f"ours {x.case}".strip(), leads=False) for x in of(ours)]
+    if isinstance(peer, dict):
+        figures += [dataclasses.replace(x, leads=False) for x in measured(PEER, "peer", peer)]
     if not figures:
         raise ConfigError(f"benchmark={name}: the record holds none of its figures")
     return figures
+
+
+def measured(measures: tuple[Measure, ...], case: str, row: Mapping[str, Any]) -> Iterator[Figure]:
+    """The figures of a row; the first of them stands for it."""
+    leads = True
+    for measure in measures:
+        if values := values_of(measure, row):
+            state = row.get(measure.state) if measure.state else None
+            title = f"{measure.field}, {state}" if state else measure.field
+            yield Figure(case, title, measure.unit, measure.better, values, leads)
+            leads = False
 
 
 def stored(found: Mapping[str, Any]) -> Iterator[Figure]:

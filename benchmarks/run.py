@@ -188,6 +188,7 @@ def child(module: str, words: list[str], timeout: float) -> dict[str, Any]:
         stderr=subprocess.PIPE,
         env=runtime.environment({"PYTHONPATH": path}),
         start_new_session=True,
+        preexec_fn=hears_ctrl_c,  # noqa: PLW1509  there are no threads here
     )
     try:
         out, err = process.communicate(timeout=timeout)
@@ -202,6 +203,11 @@ def child(module: str, words: list[str], timeout: float) -> dict[str, Any]:
     if found is None:
         raise Failed(f"{module}: gave no record")
     return found
+
+
+def hears_ctrl_c() -> None:
+    """Where a shell has started this program in the background, SIGINT would be ignored by its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -77,8 +77,8 @@ def measure(words: list[str], root: pathlib.Path) -> str:
 
 
 def end(child: subprocess.Popen[str]) -> None:
-    """Ends the child as Ctrl-C does, so that it ends its own; at last by force."""
-    for number in (signal.SIGINT, signal.SIGKILL):
+    """Ends the child, which then ends its own; at last by force."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):

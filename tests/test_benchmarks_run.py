@@ -229,6 +229,23 @@ def test_a_suite_that_fails_is_one_line_and_the_others_go_on(capsys, monkeypatch
     assert failures[2].endswith("slow failed: timeit: did not end within 2 s")
 
 
+def test_a_benchmark_that_is_ended_can_end_its_own(tmp_path, monkeypatch):
+    """Also where a shell has made SIGINT be ignored, as it does for programs in the background."""
+    (tmp_path / "sleeper.py").write_text(
+        "import pathlib, sys, time\n"
+        "try: time.sleep(60)\n"
+        "except KeyboardInterrupt: pathlib.Path(sys.argv[1]).touch()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(program.Failed, match="did not end within 2 s"):
+            program.child("sleeper", [str(tmp_path / "ended")], 2)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "ended").exists()
+
+
 def test_without_a_device_nothing_is_measured(capsys, monkeypatch, fake):
     asked = fake(updates([0.1]))
 
@@ -371,7 +388,9 @@ def test_what_is_not_comparable_is_named(tmp_path, capsys):
 
 
 def test_figures_that_one_record_has_are_told(tmp_path, capsys):
-    said = compared(tmp_path, capsys, updates([0.1], policy_ms=1.0), updates([0.1], temp_mib=3.0))
+    a = updates([0.1], policy_ms=1.0, share_of_peak=0.0)
+    said = compared(tmp_path, capsys, a, updates([0.1], temp_mib=3.0, share_of_peak=0.5))
+    assert "| share_of_peak | of peak FLOP/s | 0 | 0.5 |  |  |" in said  # nothing can be divided by it
     assert "| policy_ms | ms | 1 |  |  | only in A |" in said
     assert "| temp_mib | MiB |  | 3 |  | only in B |" in said
 
@@ -428,6 +447,9 @@ def test_every_committed_record_of_speed_is_read():
     text = json.loads(peer.path.read_text())["fields"][0]
     assert (text["field"], list(peer.figures[0].values)) == ("updates_per_s", text["round_ratios"])
     assert report.shown(peer.figures[0]) == "1.612 (1.393 to 1.832)"
+    sides = {x.key: report.shown(x) for x in peer.figures}
+    assert (sides["ours", "cpu_s_per_update"], sides["peer", "cpu_s_per_step"]) == ("0.2788", "0.528")
+    assert (sides["ours", "peak_rss_mib"], sides["peer", "peak_rss_mib"]) == ("986.4", "1,890")
 
 
 def test_a_hash_knows_settings_and_nothing_else():
@@ -472,6 +494,19 @@ def test_a_run_is_measured_once_it_is_done(tmp_path, monkeypatch, capsys, place)
     found = json.loads((made.path / "benchmarks" / "updates-1.json").read_text())
     assert found == {"run": made.note["id"], "exit": "done"}  # all was written before
     assert lines[-1] == f"jaxrl: benchmark_at_end: 1 record in {made.path}/benchmarks"
+
+
+@pytest.mark.slow
+def test_a_real_run_is_measured_by_the_real_benchmarks(tmp_path):
+    process = small.start(tmp_path / "run", "--steps=20", "--eval_every=0", "--benchmark_at_end", real=True)
+    said, _ = process.communicate(timeout=250)
+    assert process.returncode == 0 and "1 record in" in said
+    (file,) = (tmp_path / "run" / "benchmarks").glob("updates-*.json")
+    found = json.loads(file.read_text())
+    assert found["run"] == small.Run(tmp_path / "run").note["id"]
+    assert found["settings"]["run"]["batch"] == 2 and found["settings"]["run"]["size"] == "debug"
+    assert all(len(x["values"]) == 3 for x in found["figures"] if x["leads"])
+    assert report.main([str(file)]) == 0
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def main() -> None:
             {"task": task, "vector_steps": steps, **rates, "cost": round(cost, 4), "load": record.load()}
         )
     settings = {"num_envs": args.num_envs, "size": args.size, "rounds": args.rounds}
-    record.finish(head | settings | {"device": jax.devices()[0].device_kind, "rows": rows}, args.out)
+    record.finish(head | settings | {"device": record.device(), "rows": rows}, args.out)
 
 
 def bare(env: envs.Hosted, steps: int) -> float:

@@ -151,8 +151,7 @@ def main() -> None:
             for n in [1] if part == "mujoco" else args.num_envs:
                 found = PARTS[part](task, n, args.seconds, args.windows)
                 rows.append({"task": name, "part": part, "num_envs": n, "substeps": task.substeps, **found})
-    device = jax.devices()[0]
-    found = {"device": device.device_kind, "seconds": args.seconds, "windows": args.windows, "rows": rows}
+    found = {"device": record.device(), "seconds": args.seconds, "windows": args.windows, "rows": rows}
     record.finish(head | found, args.out)
 
 

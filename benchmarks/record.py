@@ -1,30 +1,42 @@
 """What every benchmark's record says beside its numbers: when, where, on which versions, beside what load.
 
-Imports neither jax nor numpy: a process that only starts others must stay small, because the kernel counts
-the parent's memory into a child's peak.
+    python -m benchmarks.record    the same about this machine, with its device, and no numbers
+
+Imports neither jax nor numpy before `device` is called: a process that only starts others must stay small,
+because the kernel counts the parent's memory into a child's peak.
 """
 
+import hashlib
 import json
 import math
 import os
 import pathlib
 import platform
 import shlex
+import statistics
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from jaxrl import runtime
+from jaxrl.changes import OF_COMMAND
 from jaxrl.rundir import git_state
 from jaxrl.runtime import versions
 
 
-def start(benchmark: str, argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """The head of a record, made before the measurement."""
+def start(benchmark: str, argv: Sequence[str] | None = None, run: str | None = None) -> dict[str, Any]:
+    """The head of a record, made before the measurement.
+
+    Args:
+      argv: the command line; None: this process's.
+      run: id of the training run that the record belongs to.
+    """
     return {
         "benchmark": benchmark,
         "id": uuid.uuid4().hex[:12],
+        "run": run,
         "argv": portable(sys.argv[1:] if argv is None else argv),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": machine(),
@@ -60,8 +72,35 @@ def last_record(text: str) -> dict[str, Any] | None:
     return None
 
 
+def config_hash(settings: Mapping[str, Any]) -> str:
+    """The same for the same settings, in any order; those that hold for one command only do not count."""
+    kept = {name: value for name, value in settings.items() if name not in OF_COMMAND}
+    return hashlib.sha256(json.dumps(strict(kept), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and greatest of at least one number."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def device() -> dict[str, Any]:
+    """What this process computes on: platform, kind, number, GiB of each. Imports jax.
+
+    Of an accelerator that is what XLA may take, which is less than what it has; of a CPU, the host's memory.
+    """
+    import jax
+
+    found = jax.local_devices()
+    return {
+        "platform": found[0].platform,
+        "kind": found[0].device_kind,
+        "count": len(found),
+        "memory_gib": round(runtime.device_memory(found[0]) / 2**30, 1),
+    }
+
+
 def machine() -> dict[str, Any]:
-    """The host; accelerators are told by the benchmarks that use them."""
+    """The host; accelerators are told by `device`."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
@@ -107,3 +146,7 @@ def strict(tree: Any) -> Any:
     if isinstance(tree, float):
         return tree if math.isfinite(tree) else None
     return tree
+
+
+if __name__ == "__main__":
+    finish(start("nothing") | {"device": device()})

@@ -129,8 +129,7 @@ def main() -> None:
         for num_envs in args.num_envs
         for camera in args.cameras
     ]
-    device = jax.devices()[0]
-    found = {"size": SIZE, "seconds": args.seconds, "windows": args.windows, "device": device.device_kind}
+    found = {"size": SIZE, "seconds": args.seconds, "windows": args.windows, "device": record.device()}
     record.finish(head | found | {"rows": rows}, args.out)
 
 

@@ -2,17 +2,21 @@
 
     python -m benchmarks.updates --size=1m --batch=16 --length=64 --dtype=float32
     python -m benchmarks.updates --size=12m --set loss.horizon=10 replay.online=false --warm
+    python -m benchmarks.updates --run=RUN
 
 One update samples a filled replay, learns, and writes latents back; parameters, ring and metrics are donated.
 The replay holds random frames, actions and rewards. One size per process, so that the peak memory is its own.
-Prints one JSON record:
+With --run it is the update of that run, whatever its learner, by its saved settings, with its cache of
+compiled programs; replay is cut to --rows. Prints one JSON record:
 
   compile_s            tracing, lowering and compiling the update alone; `cache`: cold or warm for XLA's part
   programs_s           all programs of the trainer, the update taken from the cache
   warm_compile_s       (--warm) compile_s of a second process with the same cache
   updates_per_s        median over `repeats` blocks of `block` updates; `spread` is (most - least) / median
   cpu_s_per_update     of all threads: steadier than wall time beside other work
-  flops_per_update     matrix products and convolutions, counted on the jaxpr
+  flops_per_update     matrix products and convolutions, counted on the jaxpr; null for agent=drq, which on a
+                       CPU makes more than its algorithm asks for (python -m benchmarks.updates_drq counts)
+  config_hash          of the settings measured, without "auto"
   share_of_peak        of the best rate of a large matrix product in this process
   temp_mib             scratch memory of the update, as the compiler states it
   policy_ms            a decision for 1 environment, numpy to numpy: median of `policy_calls`
@@ -21,7 +25,7 @@ Prints one JSON record:
 """
 
 import argparse
-import dataclasses
+import contextlib
 import pathlib
 import statistics
 import subprocess
@@ -32,23 +36,39 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import flops, record
-from jaxrl import flags, runtime
-from jaxrl.config import Config, Value, replace
+from jaxrl import changes, exits, flags, plan, reading, runtime
+from jaxrl.config import Config, ConfigError, Value, replace, to_dict
 
 if TYPE_CHECKING:
     from jaxrl.parts import Parts
     from jaxrl.programs import Programs
     from jaxrl.state import RunState
+    from jaxrl.types import Spaces
 
 UPDATE = ("learn", "update", "sample", "refresh")  # one program, or three where replay lies elsewhere
 
 
-def main() -> None:
+def main() -> int:
     args = arguments()
+    if args.warm and args.run:
+        print("updates: --warm compiles what --size and the like name, not a run", file=sys.stderr)
+        return exits.BAD_CONFIG
+    try:
+        measured(args)
+    except ConfigError as error:
+        print(f"updates: {error}", file=sys.stderr)
+        return exits.BAD_CONFIG
+    return exits.DONE
+
+
+def measured(args: argparse.Namespace) -> None:
+    """Prints the record, and writes it."""
     with tempfile.TemporaryDirectory() as folder:
-        cache = args.cache or pathlib.Path(folder)
-        found = measure(args, cache)
+        past = reading.open_past(args.run, "run") if args.run else None
+        config = settings(args, args.cache or pathlib.Path(folder), past)
+        found = measure(args, config, past)
         if args.warm:
+            cache = pathlib.Path(config.runtime.compile_cache)
             found["warm_compile_s"] = second_process(args, cache)["compile_s"]
     record.finish(found, args.out)
 
@@ -62,6 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=64, help="rows of a sequence")
     parser.add_argument("--dtype", default="auto", help="model.compute_dtype")
     parser.add_argument("--actions", type=int, default=18)
+    parser.add_argument("--run", help="run directory, instead of the five above")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the trainer")
     parser.add_argument("--repeats", type=int, default=5, help="blocks; 0 only compiles")
     parser.add_argument("--block", type=int, default=2, help="updates")
@@ -73,35 +94,46 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def settings(args: argparse.Namespace, cache: pathlib.Path) -> dict[str, Value]:
-    """What differs from the preset atari100k."""
-    changes: dict[str, Value] = {
-        "model.size": args.size,
-        "model.compute_dtype": args.dtype,
-        "batch_size": args.batch,
-        "batch_length": args.length,
-        "replay.capacity": max(args.rows, args.length + 1),
-        "runtime.compile_cache": str(cache),
-    }
+def settings(args: argparse.Namespace, cache: pathlib.Path, past: reading.Past | None) -> Config:
+    """What is measured: the settings of a run, or the preset atari100k with those of the command line.
+
+    Raises:
+      ConfigError: one of them cannot be used, or the run learns nothing.
+    """
     pairs = (text.partition("=") for text in args.set)
-    return changes | {name: flags.parse_override(name, value) for name, _, value in pairs}
+    given = {name: flags.parse_override(name, value) for name, _, value in pairs}
+    if past is None:
+        changed: dict[str, Value] = {
+            "model.size": args.size,
+            "model.compute_dtype": args.dtype,
+            "batch_size": args.batch,
+            "batch_length": args.length,
+            "replay.capacity": max(args.rows, args.length + 1),
+            "runtime.compile_cache": str(cache),
+        }
+        return replace(flags.load_preset("atari100k"), changed | given)
+    config = replace(changes.saved_config(past.config)[0], given)
+    if config.agent == "random":
+        raise ConfigError(f"{past.path}: agent=random learns nothing, so there are no updates to measure")
+    few = max(args.rows, (max(plan.window_of(config), config.drq.stack) + 8) * config.env.num_envs)
+    changed = {"replay.capacity": min(config.replay.capacity, few), "replay.holdout": 0.0, "video_every": 0}
+    return replace(config, changed | ({"runtime.compile_cache": str(cache)} if args.cache else {}))
 
 
-def measure(args: argparse.Namespace, cache: pathlib.Path) -> dict[str, Any]:
+def measure(args: argparse.Namespace, config: Config, past: reading.Past | None) -> dict[str, Any]:
     """The record of this process."""
-    config = replace(flags.load_preset("atari100k"), settings(args, cache))
     runtime.prepare(config)
     began = time.monotonic()
-    found = record.start("updates")
+    found = record.start("updates", run=past.id if past else None)
     import jax
+
+    from benchmarks import rings
 
     machine = runtime.start(config)
     config = runtime.resolve(config, machine)
-    parts = assemble(config, machine, args)
+    parts = rings.assemble(config, machine, spaces_of(config, args))
     found |= describe(parts, args) | {"init_s": round(time.monotonic() - began, 2)}
-    before = set(cache.glob("*-cache"))
     found |= compile_update(parts)
-    found["cache"] = "cold" if set(cache.glob("*-cache")) - before else "warm"
     if not args.repeats:
         return found
     from jaxrl.programs import Programs
@@ -115,14 +147,26 @@ def measure(args: argparse.Namespace, cache: pathlib.Path) -> dict[str, Any]:
     found |= updates | {"peak_rss_mib": record.peak_rss_mib()}
     if memory := machine.learner.memory_stats() if machine.platform != "cpu" else None:
         found["device_peak_mib"] = round(memory.get("peak_bytes_in_use", 0) / 2**20, 1)
-    rows = config.batch_size * config.batch_length
-    found["replayed_steps_per_s"] = round(rows * updates["updates_per_s"], 2)
+    found["replayed_steps_per_s"] = round(plan.rows_of_update(config) * updates["updates_per_s"], 2)
     found |= time_policy(parts, programs, state, args.policy_calls)
     del state
     found |= time_peak(jax, machine)
-    found["flops_per_s"] = found["flops_per_update"] * updates["updates_per_s"]
-    found["share_of_peak"] = round(found["flops_per_s"] / found["peak_flops_per_s"], 4)
+    if found["flops_per_update"] is not None:
+        found["flops_per_s"] = found["flops_per_update"] * updates["updates_per_s"]
+        found["share_of_peak"] = round(found["flops_per_s"] / found["peak_flops_per_s"], 4)
     return found
+
+
+def spaces_of(config: Config, args: argparse.Namespace) -> "Spaces":
+    """What the environments of a run show and take; without one, an image and `args.actions` actions."""
+    from benchmarks import rings
+    from jaxrl import envs
+    from jaxrl.types import Discrete
+
+    if not args.run:
+        return rings.pictures(config, Discrete(args.actions))
+    with contextlib.closing(envs.make(config.task, config.env, num_envs=1, seed=0)) as env:
+        return env.spaces
 
 
 def second_process(args: argparse.Namespace, cache: pathlib.Path) -> dict[str, Any]:
@@ -139,40 +183,26 @@ def second_process(args: argparse.Namespace, cache: pathlib.Path) -> dict[str, A
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class Frames:
-    """All that the parts of a run need of an environment."""
-
-    spaces: Any
-
-
-def assemble(config: Config, machine: runtime.Machine, args: argparse.Namespace) -> "Parts":
-    """The parts of a run on an image and `args.actions` actions."""
-    import numpy as np
-
-    from jaxrl import assembly
-    from jaxrl.types import ArraySpec, Discrete, Spaces
-
-    env = config.env
-    shape = (env.size, env.size, env.stack * (1 if env.gray else 3))
-    spaces = Spaces(obs={"image": ArraySpec(shape, np.dtype(np.uint8))}, action=Discrete(args.actions))
-    return assembly.assemble(config, machine, Frames(spaces))
-
-
 def describe(parts: "Parts", args: argparse.Namespace) -> dict[str, Any]:
     """What is measured, with "auto" resolved, and how large it is."""
     import jax
 
-    config, machine = parts.config, parts.machine
+    from jaxrl.types import Discrete
+
+    config, spaces = parts.config, parts.replay.spaces
     state = jax.eval_shape(parts.learner.init, parts.key)
     params = jax.tree.leaves(state.params)
     return {
-        "device": {"platform": machine.platform, "kind": machine.kind, "count": machine.count},
-        "size": config.model.size,
+        "device": record.device(),
+        "config_hash": record.config_hash(to_dict(replace(config, {"runtime.compile_cache": "off"}))),
+        "agent": config.agent,
+        "size": config.model.size if config.agent == "dreamer" else None,
         "batch": config.batch_size,
-        "length": config.batch_length,
+        "length": config.batch_length if config.agent == "dreamer" else None,
         "dtype": config.model.compute_dtype,
-        "actions": args.actions,
+        "num_envs": config.env.num_envs,
+        "observations": {name: list(x.shape) for name, x in spaces.obs.items()},
+        "actions": spaces.action.n if isinstance(spaces.action, Discrete) else spaces.action.size,
         "settings": args.set,
         "repeats": args.repeats,
         "block": args.block,
@@ -193,7 +223,7 @@ def compile_update(parts: "Parts") -> dict[str, Any]:
     totals = metrics.empty(metrics.kinds_of(metric_shapes(parts)))
     found = sources.programs(parts, totals, split)
     trace_s = xla_s = temp = 0.0
-    cpu = time.process_time()
+    cpu, before = time.process_time(), kept(parts.config)
     work = {"dot": 0.0, "conv": 0.0}
     for source in (found[name] for name in UPDATE if name in found):
         began = time.monotonic()
@@ -206,39 +236,32 @@ def compile_update(parts: "Parts") -> dict[str, Any]:
         temp += compiled.memory_analysis().temp_size_in_bytes
         counted = flops.count(traced.jaxpr)
         work = {kind: work[kind] + counted[kind] for kind in work}
+    counts = parts.config.agent != "drq"
     return {
+        "cache": "cold" if kept(parts.config) - before else "warm" if before else "off",
         "trace_s": round(trace_s, 2),
         "xla_s": round(xla_s, 2),
         "compile_s": round(trace_s + xla_s, 2),
         "compile_cpu_s": round(time.process_time() - cpu, 2),
         "temp_mib": mib(temp),
-        "flops_per_update": sum(work.values()),
-        "conv_flops_per_update": work["conv"],
+        "flops_per_update": sum(work.values()) if counts else None,
+        "conv_flops_per_update": work["conv"] if counts else None,
     }
 
 
-def filled_state(parts: "Parts", programs: "Programs") -> "RunState":
-    """A fresh run's state with a full replay: random frames, actions and rewards, a few episodes."""
-    import jax
-    import numpy as np
+def kept(config: Config) -> set[pathlib.Path]:
+    """Compiled programs in the cache."""
+    folder = runtime.cache_folder(config.runtime.compile_cache)
+    return set(pathlib.Path(folder).glob("*-cache")) if folder else set()
 
+
+def filled_state(parts: "Parts", programs: "Programs") -> "RunState":
+    """A fresh run's state with a full replay."""
+    from benchmarks import rings
     from jaxrl import saving
 
-    generator = np.random.default_rng(0)
     state = saving.fresh_state(programs, parts.config.env.num_envs)
-    rows, n = jax.eval_shape(parts.replay.init).rows, parts.replay.rows
-    flag = generator.random(rows.reward.shape) < 0.01
-    full = state.ring.rows.replace(
-        obs={name: generator.integers(0, 256, x.shape, np.uint8) for name, x in rows.obs.items()},
-        action=generator.integers(0, parts.replay.spaces.action.n, rows.action.shape, np.int32),
-        reward=generator.standard_normal(rows.reward.shape, np.float32) / 10,
-        is_first=flag,
-        is_last=np.roll(flag, -1, axis=0),
-        is_terminal=np.roll(flag, -1, axis=0),
-    )
-    streams = rows.reward.shape[1]
-    ring = state.ring.replace(rows=full, cursor=np.full(streams, n, np.int32))
-    return state.replace(ring=jax.device_put(ring, parts.machine.replay))
+    return state.replace(ring=rings.filled(parts.replay, parts.machine.replay))
 
 
 def time_updates(
@@ -316,4 +339,4 @@ def mib(size: float) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -102,7 +102,7 @@ def time_learner(args: argparse.Namespace, config: Config, machine: runtime.Mach
     key, options = jax.random.key(0), runtime.compiler_options(machine.platform)
     state = jax.jit(learner.init)(key)
     found: dict[str, Any] = {
-        "device": {"platform": machine.platform, "kind": machine.kind, "count": machine.count},
+        "device": record.device(),
         **{
             k: getattr(args, k)
             for k in ("batch", "size", "frames", "channels", "hidden", "actions", "discrete")

@@ -17,7 +17,7 @@ CLASSES = {  # of settings by name, or by section where the name itself is in no
     "free": (
         *("steps", "log_every", "eval_every", "eval_eps", "eval_initial", "save_every", "save_seconds"),
         *("video_every", "live", "profile", "logdir", "device", "allow_config_change", "env.threads"),
-        *("replay.budget_gb", "replay.placement", "replay.save_episodes"),
+        *("benchmark_at_end", "replay.budget_gb", "replay.placement", "replay.save_episodes"),
         *("eval.", "terminal.", "tensorboard.", "plot.", "wandb.", "checkpoint.", "runtime.", "debug."),
     ),
     "warned": (

@@ -251,6 +251,7 @@ class Config(Section):
     save_seconds: float = leaf(900.0, "period of checkpoints in time; 0 = never", "seconds", DREAMER, low=0)
     live: bool = leaf(False, "show plots/live.png in a window that follows the run")
     profile: str = leaf("", "A:B traces the updates from A to B for XProf and TensorBoard", "updates")
+    benchmark_at_end: bool = leaf(False, "measure how fast a finished run's updates are, into benchmarks/")
     logdir: str = leaf("", "run directory; empty = runs/<config>/<task>-<time>-<seed>", "path")
     resume_from: str = leaf("", "run or checkpoint that a new run goes on from, with its steps", "path")
     init_from: str = leaf("", "run or checkpoint that a new run takes parameters from", "path")

@@ -34,6 +34,12 @@ class Past:
         return self.path.name
 
     @property
+    def id(self) -> str | None:
+        """By run.json, if that can be read."""
+        found = self.note.get("id")
+        return found if isinstance(found, str) else None
+
+    @property
     def task(self) -> str:
         return str(self.config.get("task", "?"))
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jaxrl import exits, flags, rundir, runtime, supervise
+from jaxrl import exits, flags, measuring, rundir, runtime, supervise
 from jaxrl.config import ConfigError
 from jaxrl.faults import Faults
 
@@ -34,7 +34,7 @@ class StopRequest:
         self._at = -math.inf  # time.monotonic of that signal
         self._asked = 0  # times
         self._connected = False
-        self._run_dir: rundir.RunDir | None = None
+        self.run_dir: rundir.RunDir | None = None  # once it is this command's
         self._before = {}
         self._wakeup = (-1, -1)  # a pipe with the numbers of signals that the handler has not seen yet
         self._old_wakeup = -1
@@ -50,7 +50,7 @@ class StopRequest:
 
     def opened(self, run_dir: rundir.RunDir) -> None:
         """Where to note it if the process ends before the loop has begun."""
-        self._run_dir = run_dir
+        self.run_dir = run_dir
 
     def __enter__(self) -> "StopRequest":
         if runtime.on_main_thread():
@@ -93,9 +93,9 @@ class StopRequest:
     def _leave(self, number: int) -> NoReturn:
         if not self._asked:
             runtime.say_at_once(f"\njaxrl: {signal.Signals(number).name}: stopped before the run began\n")
-            if self._run_dir:
+            if self.run_dir:
                 with contextlib.suppress(exits.WriteFailed):
-                    self._run_dir.note(exit="stopped before it began", ended=rundir.now())
+                    self.run_dir.note(exit="stopped before it began", ended=rundir.now())
         runtime.leave_at_once(128 + number)
 
     def _unseen(self) -> bytes:
@@ -130,9 +130,11 @@ def main(argv: Sequence[str]) -> int:
             return supervise.run(command, argv)
         if command.action in ("train", "dry_run"):
             with StopRequest() as stop:
-                return train(command, flags.redacted(argv), stop)
-        with contextlib.suppress(BrokenPipeError):
-            print(command.text, flush=True)
+                code = train(command, flags.redacted(argv), stop)
+            if code == exits.DONE and command.config.benchmark_at_end and stop.run_dir:
+                measuring.after(stop.run_dir.path, say)
+            return code
+        say(command.text, head="")
         return exits.DONE
     except (ConfigError, exits.RunError) as error:
         print(f"jaxrl: {error}", file=sys.stderr)
@@ -141,15 +143,19 @@ def main(argv: Sequence[str]) -> int:
         return exits.INTERRUPTED
 
 
+def say(line: str, head: str = "jaxrl: ") -> None:
+    """Prints a line; that nobody reads it any more is no reason to stop."""
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{head}{line}", flush=True)
+
+
 def train(command: flags.Command, argv: list[str], stop: StopRequest) -> int:
     """Sets a run up and runs it; with dry_run only one step of each phase, and nothing is written."""
     faults = Faults(command.config.debug.fault)
     if command.action == "train":
         rundir.check_free(command.config.logdir)
-    with contextlib.suppress(BrokenPipeError):
-        print(f"jaxrl: starting {command.preset} on {command.config.task} ...", flush=True)
-        for line in command.notes:
-            print(f"jaxrl: {line}", flush=True)
+    for line in (f"starting {command.preset} on {command.config.task} ...", *command.notes):
+        say(line)
     runtime.prepare(command.config)
     from jaxrl import session  # imports jax, which takes seconds
 

@@ -6,9 +6,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from jaxrl.charts import style
-from jaxrl.charts.panel import GREY, Band, Bars, Key, Line, Marks, Panel
+from jaxrl.charts.panel import GREY, Band, Bars, Gauges, Key, Line, Marks, Panel
+from jaxrl.charts.series import short
 
-LABEL = 36  # characters of the name of a bar
+LABEL, GAUGE_LABEL = 36, 52  # characters of the name of a bar
 THIN, BOLD = 0.8, 1.9  # points
 STAR, DOT, TICK = 10.0, 4.2, 7.0
 
@@ -94,6 +95,23 @@ def draw_bars(axes: Axes, bars: Bars) -> None:
     axes.set_xlim(0, 1)
     axes.set_ylim(len(bars.rows) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+
+
+def draw_gauges(axes: Axes, gauges: Gauges, index: int) -> None:
+    """Bars from the top downwards, in a group's colour; the number stands behind each."""
+    style.dress(axes, gauges.title, gauges.unit, "")
+    places = list(range(len(gauges.rows)))
+    axes.barh(places, gauges.middle, height=0.58, color=colour(index), alpha=0.55)
+    wide = gauges.high > gauges.low
+    axes.hlines(np.flatnonzero(wide), gauges.low[wide], gauges.high[wide], color=style.INK, linewidth=BOLD)
+    end = float(gauges.high.max(initial=0.0)) or 1.0
+    for place, middle, high in zip(places, gauges.middle, gauges.high, strict=True):
+        text = short(float(f"{middle:.4g}"))
+        axes.text(high + 0.012 * end, place, text, va="center", fontsize=style.SMALL, color=style.MUTED)
+    axes.set_yticks(places, [style.plain(row, GAUGE_LABEL) for row in gauges.rows])
+    axes.grid(visible=False)
+    axes.set_xlim(0, 1.15 * end)
+    axes.set_ylim(len(gauges.rows) - 0.4, -0.6)
 
 
 def readable_on(hue: str) -> str:

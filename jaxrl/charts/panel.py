@@ -114,6 +114,18 @@ class Bars:
         return np.divide(self.values, whole, out=np.zeros_like(self.values, float), where=whole > 0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Gauges:
+    """One horizontal bar from 0 for each row, with a whisker from its least to its greatest value."""
+
+    title: str  # what the numbers are
+    unit: str
+    rows: tuple[str, ...]  # labels
+    middle: np.ndarray  # [rows], finite, >= 0
+    low: np.ndarray  # [rows]
+    high: np.ndarray  # [rows]
+
+
 def line(x, y, colour: int, kind: str = "main") -> Line | None:
     """A line of what is finite, thinned; None if nothing is."""
     xs, ys = thin(*finite(x, y))

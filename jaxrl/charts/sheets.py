@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from jaxrl.charts import style
-from jaxrl.charts.figures import LABEL, draw_bars, draw_panel, handle
-from jaxrl.charts.panel import Bars, Sheet
+from jaxrl.charts.figures import GAUGE_LABEL, LABEL, draw_bars, draw_gauges, draw_panel, handle
+from jaxrl.charts.panel import Bars, Gauges, Sheet
 
 DPI = 144  # of a PNG
 # In inches: a panel with its labels; what is left of its axes, right, below, above; the lines of the head.
 PANEL, EDGES = (4.6, 2.95), (style.LEFT, 0.14, 0.52, 0.34)
 TITLE, ROW, HANDLE, LETTER = 0.5, 0.24, 0.55, 0.062
+GAUGE, GAUGE_EDGES = 0.3, 0.92  # a row of gauges; title and axis of a group
 
 
 def save_sheet(sheet: Sheet, path: pathlib.Path) -> None:
@@ -72,6 +73,23 @@ def add_bars(figure: Figure, bars: Bars) -> None:
     right = 0.25 + 0.07 * max(map(len, bars.notes), default=0)
     tall = bars_height(bars) - 0.6
     draw_bars(figure.add_axes((left / width, 0.5 / height, 1 - (left + right) / width, tall / height)), bars)
+
+
+def save_gauges(title: str, groups: Sequence[Gauges], path: pathlib.Path) -> None:
+    """Writes gauges below each other as one PNG. Raises OSError."""
+    heights = [GAUGE_EDGES + GAUGE * len(group.rows) for group in groups]
+    width = 9.2
+    figure = headed(title, [], [], width, sum(heights))
+    whole = figure.get_size_inches()[1]
+    names = [len(row) for group in groups for row in group.rows]
+    left = 0.3 + 0.07 * min(max(names, default=0), GAUGE_LABEL)
+    below = sum(heights)
+    for index, (group, tall) in enumerate(zip(groups, heights, strict=True)):
+        below -= tall
+        inner = GAUGE * len(group.rows)
+        place = left / width, (below + 0.5) / whole, 1 - (left + 0.3) / width, inner / whole
+        draw_gauges(figure.add_axes(place), group, index)
+    save(figure, path)
 
 
 def headed(

@@ -58,8 +58,8 @@ def chunk_program(parts: Parts) -> Callable[..., Any]:
     assert parts.batched is not None
     batched = parts.batched.on(place.layout, replay.streams)
     act, n = act_program(learner, "train", keys.ACT), replay.streams
-    insert = insert_program(place, replay, parts.config.env.clip_reward)
-    learn = learn_program(parts, True) if learner.update else None
+    insert = insert_program(place.feed(replay), parts.config.env.clip_reward)
+    learn = learn_program(learner, place.feed(replay), True) if learner.update else None
 
     def chunk(moving: Moving, plan: ChunkPlan, key: Key):
         def one(i, x):

@@ -216,7 +216,7 @@ class CheckpointConfig(Section):
 class RuntimeConfig(Section):
     prefix = "runtime."
     compile_cache: str = leaf("auto", "folder of compiled programs; auto = a folder of ours", "path")
-    devices: int = leaf(0, "that share each batch; 0 = all GPUs or TPUs, or one CPU", low=0, high=1024)
+    devices: int = leaf(0, "share each batch; 0 = all GPUs or TPUs, or one CPU", "devices", low=0, high=1024)
     mem_fraction: float = leaf(0.0, "GPU memory taken at start; 0 = as JAX decides", low=0, high=0.99)
     matmul_precision: str = leaf("default", "of float32 products", choices=("default", "high", "highest"))
     debug_nans: bool = leaf(False, "stop at the operation that makes a NaN; slow")

@@ -7,7 +7,6 @@ that is divided, and computes means over all of it.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from jaxrl.config import ConfigError
 from jaxrl.feeds.ring import Ring, Row
 from jaxrl.layout import WHOLE, Layout, own_key
 from jaxrl.parts import Feed, Parts
-from jaxrl.types import Evidence
+from jaxrl.types import Evidence, Key
 
 RING = Ring(rows=1, cursor=0, taken=0)  # pyright: ignore[reportArgumentType]
 
@@ -81,54 +80,62 @@ class Placement:
     def evidence(self) -> Any:
         return Evidence(number=self.whole, batch=self.batch(self.parts.replay))
 
-    def sample(self, feed: Feed) -> Callable[..., Any]:
-        """`feed.sample`, each device from its own streams."""
+    def feed(self, feed: Feed) -> "Feed | Divided | Shared":
+        """The same, used by all devices at once."""
         if self.split or not self.layout.divides(feed.batch):
-            return feed.sample
-        if self.groups == 1:
-            return self._shared(feed)
-        own = self._own(feed)
+            return feed
+        return Divided(feed, self.layout) if self.groups > 1 else Shared(feed, self.batch(feed))
 
-        def sample(ring, key, agent_steps):
-            return own.sample(ring, own_key(key), agent_steps)
 
-        outside = RING, feed.batch_axes, feed.window_axes
-        return self.layout.spread(sample, (RING, WHOLE, WHOLE), outside)
+@dataclasses.dataclass(frozen=True)
+class Divided:
+    """The functions of a feed, where each device has streams of its own and draws its share from them."""
 
-    def insert(self, feed: Feed) -> Callable[..., Any]:
-        """`feed.insert`, each device into its own streams."""
-        if self.groups == 1:
-            return feed.insert
-        own = self._own(feed)
+    feed: Feed
+    layout: Layout
 
-        def insert(ring: Ring, row: Row, where: jax.Array | None = None) -> Ring:
-            given = (row,) if where is None else (row, where)
-            return self.layout.spread(own.insert, (RING, *[0 for _ in given]), RING)(ring, *given)
-
-        return insert
-
-    def write_latents(self, feed: Feed) -> Callable[..., Any]:
-        """`feed.write_latents`, each device into its own streams."""
-        if self.groups == 1 or not self.layout.divides(feed.batch):
-            return feed.write_latents
-        inside = RING, feed.window_axes, feed.latents_axes
-        return self.layout.spread(self._own(feed).write_latents, inside, RING)
-
-    def _own(self, feed: Feed) -> Feed:
+    @property
+    def own(self) -> Feed:
         """One device's share."""
         n = self.layout.count
-        return dataclasses.replace(feed, streams=feed.streams // n, batch=max(1, feed.batch // n))
+        return dataclasses.replace(self.feed, streams=self.feed.streams // n, batch=self.feed.batch // n)
 
-    def _shared(self, feed: Feed) -> Callable[..., Any]:
-        """Each device gathers its share of one batch from streams that all of them hold."""
-        places = self.batch(feed)
+    def sample(self, ring: Ring, key: Key, agent_steps: jax.Array) -> tuple[Ring, Any, Any]:
+        def own(ring, key, agent_steps):
+            return self.own.sample(ring, own_key(key), agent_steps)
 
-        def sample(ring, key, agent_steps):
-            ring, batch, window = feed.sample(ring, key, agent_steps)
-            batch = jax.tree.map(jax.lax.with_sharding_constraint, batch, jax.tree.broadcast(places, batch))
-            return ring, batch, window
+        outside = RING, self.feed.batch_axes, self.feed.window_axes
+        return self.layout.spread(own, (RING, WHOLE, WHOLE), outside)(ring, key, agent_steps)
 
-        return sample
+    def insert(self, ring: Ring, row: Row, where: jax.Array | None = None) -> Ring:
+        given = (row,) if where is None else (row, where)
+        return self.layout.spread(self.own.insert, (RING, *[0 for _ in given]), RING)(ring, *given)
+
+    def write_latents(self, ring: Ring, window: Any, latents: Any) -> Ring:
+        inside = RING, self.feed.window_axes, self.feed.latents_axes
+        return self.layout.spread(self.own.write_latents, inside, RING)(ring, window, latents)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """The functions of a feed, where each device holds all streams and gathers its share of one batch."""
+
+    feed: Feed
+    places: Any  # of the batch
+
+    def sample(self, ring: Ring, key: Key, agent_steps: jax.Array) -> tuple[Ring, Any, Any]:
+        ring, batch, window = self.feed.sample(ring, key, agent_steps)
+        places = jax.tree.broadcast(self.places, batch)
+        return ring, jax.tree.map(jax.lax.with_sharding_constraint, batch, places), window
+
+    def insert(self, ring: Ring, row: Row, where: jax.Array | None = None) -> Ring:
+        return self.feed.insert(ring, row, where)
+
+    def write_latents(self, ring: Ring, window: Any, latents: Any) -> Ring:
+        return self.feed.write_latents(ring, window, latents)
+
+
+AnyFeed = Feed | Divided | Shared
 
 
 def check_devices(layout: Layout, batch_size: int) -> None:

@@ -14,8 +14,8 @@ from jaxrl import keys, metrics
 from jaxrl.feeds.replay import Replay
 from jaxrl.feeds.ring import row_of
 from jaxrl.ops.finite import all_finite, named_floats
-from jaxrl.parts import SKIPPED, Feed, Parts, batch_shapes, loops, shaped, step_shapes, with_streak
-from jaxrl.placement import Placement
+from jaxrl.parts import SKIPPED, Parts, batch_shapes, loops, shaped, step_shapes, with_streak
+from jaxrl.placement import AnyFeed, Placement
 from jaxrl.runtime import compiler_options
 from jaxrl.types import Array, Evidence, Key, Learner
 
@@ -62,16 +62,16 @@ def programs(parts: Parts, totals: Array, split: bool) -> dict[str, Source]:
         plan = shaped(jax.ShapeDtypeStruct((3,), jnp.int32), home)
         arguments = state, ring, totals, evidence, plan, key
         out = home, place.ring, home, place.evidence, home
-        found["learn"] = Source(learn_program(parts, loops(parts)), arguments, (0, 1, 2, 3), out)
+        found["learn"] = Source(
+            learn_program(learner, place.feed(replay), loops(parts)), arguments, (0, 1, 2, 3), out
+        )
     if learner.update is not None and split:
         window = shaped(jax.eval_shape(replay.sample, ring, key, number)[2], store)
         latents = shaped(jax.eval_shape(learner.update, state, batch, key).latents, store)
         arguments = state, batch, totals, evidence, here, key
         out = home, home, place.evidence, home
         found["update"] = Source(update_program(learner), arguments, (0, 2, 3), out)
-        found["sample"] = Source(
-            sample_program(place, replay, keys.LEARN), (ring, there, there, key_store), (0,)
-        )
+        found["sample"] = Source(sample_program(replay, keys.LEARN), (ring, there, there, key_store), (0,))
         found["refresh"] = Source(replay.write_latents, (ring, window, latents), (0,))
     for name, n, rows, mode, purpose in (
         ("act", replay.streams, place.rows, "train", keys.ACT),
@@ -105,17 +105,19 @@ def insert_programs(place: Placement, state: Any) -> dict[str, Source]:
     row = shaped((step, out.action, out.latents), place.stored_rows)
     ring = shaped(jax.eval_shape(replay.init), place.ring)
     if not parts.held:
-        return {"insert": Source(insert_program(place, replay, clip), (ring, *row), (0,), place.ring)}
+        return {"insert": Source(insert_program(place.feed(replay), clip), (ring, *row), (0,), place.ring)}
     mask = shaped(jax.ShapeDtypeStruct((replay.streams,), jnp.bool_), place.stored_rows)
     held = shaped(jax.eval_shape(parts.held.init), place.ring)
     batch = shaped(batch_shapes(parts.held, key), place.batch(parts.held))
     peek, drawn = (
-        peek_program(place, parts.held, keys.HOLDOUT),
+        peek_program(place.feed(parts.held), keys.HOLDOUT),
         store if place.split else place.batch(parts.held),
     )
     return {
-        "insert": Source(insert_program(place, replay, clip), (ring, *row, mask), (0,), place.ring),
-        "insert_held": Source(insert_program(place, parts.held, clip), (held, *row, mask), (0,), place.ring),
+        "insert": Source(insert_program(place.feed(replay), clip), (ring, *row, mask), (0,), place.ring),
+        "insert_held": Source(
+            insert_program(place.feed(parts.held), clip), (held, *row, mask), (0,), place.ring
+        ),
         "held_batch": Source(peek, (held, *shaped((number, key), store)), (), drawn),
         "validate": Source(validate_program(learner), (state, batch, *shaped((number, key), home)), (), home),
     }
@@ -138,7 +140,7 @@ def report_programs(parts: Parts) -> dict[str, Source]:
     )
     there, here = (shaped((number, key), device) for device in (store, home))
     return {
-        "report_batch": Source(peek_program(place, feed, keys.REPORT), (ring, *there), (), drawn),
+        "report_batch": Source(peek_program(place.feed(feed), keys.REPORT), (ring, *there), (), drawn),
         "report": Source(report_program(learner, feed.context), (state, batch, *here), (), home),
     }
 
@@ -160,29 +162,25 @@ def act_program(learner: Learner, mode: str, purpose: int) -> Callable[..., Any]
     return act
 
 
-def insert_program(place: Placement, feed: Feed, clip_reward: bool) -> Callable[..., Any]:
-    write = place.insert(feed)
-
+def insert_program(feed: AnyFeed, clip_reward: bool) -> Callable[..., Any]:
     def insert(ring, step, action, latents, where=None):
         if clip_reward:
             step = step.replace(reward=jnp.sign(step.reward))
-        return write(ring, row_of(step, action, latents), where)
+        return feed.insert(ring, row_of(step, action, latents), where)
 
     return insert
 
 
-def learn_program(parts: Parts, many: bool) -> Callable[..., Any]:
+def learn_program(learner: Learner, feed: AnyFeed, many: bool) -> Callable[..., Any]:
     """plan is i32 [3]: updates to make (if `many`, else one), updates made before, agent_steps."""
-    learner, replay, place = parts.learner, parts.replay, Placement(parts)
-    sample, update = sample_program(place, replay, keys.LEARN), update_program(learner)
-    write_latents = place.write_latents(replay)
+    sample, update = sample_program(feed, keys.LEARN), update_program(learner)
 
     def learn(state, ring, totals, evidence, plan, key):
         def one(i, carry):
             state, ring, totals, evidence = carry
             ring, batch, window = sample(ring, plan[1] + i, plan[2], key)
             state, totals, evidence, latents = update(state, batch, totals, evidence, plan[1] + i, key)
-            return state, write_latents(ring, window, latents), totals, evidence
+            return state, feed.write_latents(ring, window, latents), totals, evidence
 
         carry = state, ring, totals, evidence
         carry = jax.lax.fori_loop(0, plan[0], one, carry) if many else one(0, carry)
@@ -191,11 +189,9 @@ def learn_program(parts: Parts, many: bool) -> Callable[..., Any]:
     return learn
 
 
-def sample_program(place: Placement, feed: Feed, purpose: int) -> Callable[..., Any]:
-    draw = place.sample(feed)
-
+def sample_program(feed: AnyFeed, purpose: int) -> Callable[..., Any]:
     def sample(ring, counter, agent_steps, key):
-        return draw(ring, jax.random.fold_in(keys.key_for(key, purpose, counter), 0), agent_steps)
+        return feed.sample(ring, jax.random.fold_in(keys.key_for(key, purpose, counter), 0), agent_steps)
 
     return sample
 
@@ -230,9 +226,9 @@ def explain_program(explain: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def peek_program(place: Placement, feed: Feed, purpose: int) -> Callable[..., Any]:
+def peek_program(feed: AnyFeed, purpose: int) -> Callable[..., Any]:
     """A batch that is only looked at: the ring stays as it is."""
-    sample = sample_program(place, feed, purpose)
+    sample = sample_program(feed, purpose)
     return lambda ring, counter, key: sample(ring, counter, jnp.int32(0), key)[1]
 
 

@@ -112,8 +112,9 @@ def difference(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> d
 def rings(parts: Parts) -> dict[str, object]:
     """A ring that is filled and drawn from on several devices, against each share of it on one device."""
     place, feed, n = Placement(parts), parts.replay, parts.machine.count
+    divided = place.feed(feed)
     ring, alone = jax.jit(feed.init, out_shardings=place.ring)(), feed.init()
-    insert, plain = jax.jit(place.insert(feed), out_shardings=place.ring), jax.jit(feed.insert)
+    insert, plain = jax.jit(divided.insert, out_shardings=place.ring), jax.jit(feed.insert)
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((feed.streams, *x.shape), x.dtype), feed.row_shapes()
     )
@@ -122,9 +123,9 @@ def rings(parts: Parts) -> dict[str, object]:
         ring, alone = insert(ring, row, where), plain(alone, row, where)
     found: dict[str, object] = {"inserted": same(ring, alone)}
     key = jax.random.key(7)
-    sample = compiled(place.sample(feed), ring, jax.device_put(key, place.whole), jnp.int32(9))
+    sample = compiled(divided.sample, ring, jax.device_put(key, place.whole), jnp.int32(9))
     ring, batch, window = sample(ring, jax.device_put(key, place.whole), jnp.int32(9))
-    own = jax.jit(place._own(feed).sample)
+    own = jax.jit(divided.own.sample)
     shares = [own(share_of(alone, i, n), jax.random.fold_in(key, i), jnp.int32(9)) for i in range(n)]
     axes = jax.tree.broadcast(feed.batch_axes, batch)
     put_together = jax.tree.map(
@@ -133,8 +134,8 @@ def rings(parts: Parts) -> dict[str, object]:
     found |= {"drawn": same(batch, put_together), "sent": sent(sample)}
     if parts.config.agent == "dreamer":
         latents = drawn(jax.tree.map(lambda x: x[1:], batch.latents), 5)
-        ring = jax.jit(place.write_latents(feed), out_shardings=place.ring)(ring, window, latents)
-        write = jax.jit(place._own(feed).write_latents)
+        ring = jax.jit(divided.write_latents, out_shardings=place.ring)(ring, window, latents)
+        write = jax.jit(divided.own.write_latents)
         found["written"] = all(
             same(write(shares[i][0], shares[i][2], share), share_of(ring, i, n))
             for i, share in enumerate(split(latents, n))

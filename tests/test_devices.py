@@ -14,6 +14,8 @@ SEVERAL = "--xla_force_host_platform_device_count="
 RETURNS = 4 * 4 * 8 * 6  # bytes of the imagined returns of divided.py, whose percentiles are of all of them
 COUNTS = ("2", "4", "8")
 
+pytestmark = pytest.mark.timeout(600)  # the first of them waits for 12 programs to be compiled
+
 
 @pytest.fixture(scope="module")
 def facts():

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxrl.config import Config, model_widths
-from jaxrl.nets.blocks import Head
+from jaxrl.nets.blocks import Head, cast
 from jaxrl.nets.decoder import Decoder
 from jaxrl.nets.encoder import Encoder, token_width
 from jaxrl.nets.rssm import RSSM
+from jaxrl.ops import recurrence
 from jaxrl.ops.distributions import bounded_normal, gumbel_onehot, mix_uniform, straight_through
 from jaxrl.types import Discrete, Key, Params, Spaces
 
@@ -166,20 +167,15 @@ class Model:
         Returns:
           Latent [T, B], log-probabilities of the posterior [T, B, S, C] f32.
         """
-        action = jnp.where(reset[..., None], 0, action)
-        inputs = (
-            self.run(p, "dyn", action, method="embed_action"),
-            self.run(p, "dyn", tokens, method="embed_tokens"),
-            reset,
-            self.noise(key, reset.shape),
-        )
+        action = self.run(p, "dyn", jnp.where(reset[..., None], 0, action), method="embed_action")
+        tokens = self.run(p, "dyn", tokens, method="embed_tokens")
+        inputs = action, tokens, reset, self.noise(key, reset.shape)
+        latent = recurrence.states(self.observed_state, {"dyn": cast(p["dyn"], self.dtype)}, carry, inputs)
+        # Once more, for all rows at once: to save it in the loop would cost more.
+        return latent, self.run(p, "dyn", latent.deter, tokens, method="posterior")
 
-        def step(carry, x):
-            carry, log_probs = self.observe_step(p, carry, *x)
-            return carry, (carry, log_probs)
-
-        _, (latent, log_probs) = jax.lax.scan(step, carry, inputs)
-        return latent, log_probs
+    def observed_state(self, p: Params, carry: Latent, inputs: tuple[jax.Array, ...]) -> Latent:
+        return self.observe_step(p, carry, *inputs)[0]
 
     def observe_step(self, p, carry, action, tokens, reset, noise) -> tuple[Latent, jax.Array]:
         """One row of `observe`; action and tokens embedded."""

@@ -102,7 +102,7 @@ def computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def opcode(line: str) -> str:
-    """`fusion` of `%x = f32[2]{0} fusion(%y), ...`: the first word before a bracket after the result's type."""
+    """`fusion` of `%x = f32[2]{0} fusion(%y), ...`: the word before a bracket after the result's type."""
     right = line.split(" = ", 1)[1]
     if right.startswith("("):  # the type of several results
         right = right[closing(right) + 1 :]

@@ -8,7 +8,7 @@ Small recurrent models are bound by launches: at 2.5 us each, ten thousand of th
 arithmetic. One update of the world model's learner on 64x64 pixels, alone: replay is not in it. Needs the
 packages of the extra `kernels`. Prints one JSON record:
 
-  kernels         launches of one update (or, with --policy, of one decision), bodies of loops as often as they turn
+  kernels         launches of one update, or with --policy of one decision; loops as often as they turn
   outside         those in no loop
   loops           trips and launches of one iteration, in the program's order
   kinds           launches by kind

@@ -3,11 +3,11 @@
 Source of the definitions: dreamerv3 embodied/jax/nets.py.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from jaxrl.ops.norm import rms_normalize
 
 DType = jnp.dtype
 
@@ -20,15 +20,6 @@ def variance_scaled(fan_in: int, outscale: float = 1.0):
         return scale * jax.random.truncated_normal(key, -2, 2, shape, dtype)
 
     return init
-
-
-def cast(params: Any, dtype: DType) -> Any:
-    """Kernels and biases as products use them, ahead of a loop that would round them at every turn."""
-
-    def change(path, x):
-        return x if path[-1].key == "scale" else x.astype(dtype)
-
-    return jax.tree_util.tree_map_with_path(change, params)
 
 
 class Dense(nn.Module):
@@ -113,9 +104,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-4)
-        return (x * (inverse * scale)).astype(self.dtype)
+        return (rms_normalize(x) * scale).astype(self.dtype)
 
 
 class NormAct(nn.Module):

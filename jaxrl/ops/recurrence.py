@@ -1,7 +1,7 @@
 """The states of a recurrent model over time, with a gradient that is cheap where kernels are small.
 
 Plain reverse-mode differentiation of a scan saves every intermediate result of every step and adds up every
-weight's gradient step by step: of 150 kernels that a step of the recurrent model launches there and back, 100
+weight's gradient step by step: of 140 kernels that a step of the recurrent model launches there and back, 100
 do only that. Here the forward loop saves the states and nothing else. Given those, nothing but the states'
 own gradient is sequential:
 
@@ -17,84 +17,149 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 Tree = Any  # pytree of arrays
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def states(step: Callable[[Tree, Tree, Tree], Tree], params: Tree, start: Tree, inputs: Tree) -> Tree:
-    """States s_0..s_{T-1} of s_t = step(params, s_{t-1}, x_t), s_{-1} = start.
+def states(
+    step: Callable[[Tree, Tree, Tree], Tree], params: Tree, start: Tree, inputs: Tree, reset: jax.Array
+) -> Tree:
+    """States s_0..s_{T-1} of s_t = step(params, 0 if reset_t else s_{t-1}, x_t), s_{-1} = start.
 
     Args:
       step: pure; must not close over anything that is being traced.
       params: floating arrays, the same for every step.
-      start: leaves [...], the structure, shapes and types that `step` gives.
+      start: leaves [B, ...], the structure, shapes and types that `step` gives.
       inputs: leaves [T, ...].
+      reset: [T, B] bool.
 
     Returns:
-      Leaves [T, ...]. Differentiable in params, start and inputs.
+      Leaves [T, B, ...]. Differentiable in params, start and inputs.
     """
+    first = masked(start, reset[0])
+    step = hoisted(step, params, first, jax.tree.map(lambda x: x[0], inputs))
 
-    def forward(state, x):
-        state = step(params, state, x)
-        return state, state
+    def forward(ready, x):
+        x, following = x
+        state = step(ready, x)
+        # Masked for the next step here, in the kernel that makes it.
+        return masked(state, following), state
 
-    return jax.lax.scan(forward, start, inputs)[1]
+    return jax.lax.scan(forward, first, (inputs, _following(reset)))[1]
 
 
-def _forward(step, params, start, inputs):
-    found = states(step, params, start, inputs)
-    return found, (params, start, inputs, found)
+def masked(state: Tree, reset: jax.Array) -> Tree:
+    """Zeros where reset [...] is true; leaves [..., width]."""
+    return jax.tree.map(lambda x: jnp.where(reset[..., None], 0, x), state)
+
+
+def _following(reset):
+    return jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
+
+
+def _forward(step, params, start, inputs, reset):
+    found = states(step, params, start, inputs, reset)
+    return found, (params, start, inputs, reset, found)
 
 
 def _backward(step, residuals, gradient):
-    params, start, inputs, found = residuals
+    params, start, inputs, reset, found = residuals
     before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), start, found)
-    first, structure, varies = _linearised(step, params, *jax.tree.map(lambda x: x[0], (before, inputs)))
-
-    def varying(state, x):
-        leaves = jax.tree.leaves(jax.vjp(lambda state: step(params, state, x), state)[1])
-        return [leaf for leaf, moves in zip(leaves, varies, strict=True) if moves]
+    before = masked(before, reset)
+    pull, linear = _pullbacks(step, params, before, inputs)
 
     def back(later, x):
-        leaves, own = x
-        moving = iter(leaves)
-        leaves = [next(moving) if moves else leaf for leaf, moves in zip(first, varies, strict=True)]
-        total = jax.tree.map(jnp.add, later, own)
-        return jax.tree.unflatten(structure, leaves)(total)[0], total
+        linear, following, own = x
+        total = jax.tree.map(jnp.add, masked(later, following), own)
+        return pull(linear, total), total
 
     zeros = jax.tree.map(jnp.zeros_like, start)
-    linear = jax.vmap(varying)(before, inputs)
-    to_start, total = jax.lax.scan(back, zeros, (linear, gradient), reverse=True)
+    later, total = jax.lax.scan(back, zeros, (linear, _following(reset), gradient), reverse=True)
+
+    again = jax.checkpoint(step, policy=_is_costly, prevent_cse=False)
 
     def every(params, inputs):
-        return jax.vmap(step, (None, 0, 0))(params, before, inputs)
+        return jax.vmap(again, (None, 0, 0))(params, before, inputs)
 
     to_params, to_inputs = jax.vjp(every, params, inputs)[1](total)
-    return to_params, to_start, to_inputs
-
-
-def _linearised(step, params, state, x):
-    """The gradient function of one step in its state: its arrays, its structure, which arrays vary by step."""
-    structures = []
-
-    def linearise(state, x):
-        leaves, structure = jax.tree.flatten(jax.vjp(lambda state: step(params, state, x), state)[1])
-        structures.append(structure)
-        return leaves
-
-    traced = jax.make_jaxpr(linearise)(state, x).jaxpr
-    moving = set(traced.invars)
-
-    def moves(x):
-        return not isinstance(x, Literal) and x in moving
-
-    for equation in traced.eqns:
-        if any(moves(x) for x in equation.invars):
-            moving.update(equation.outvars)
-    leaves = linearise(state, x)
-    return leaves, structures[-1], [moves(x) for x in traced.outvars]
+    return to_params, masked(later, reset[0]), to_inputs, None
 
 
 states.defvjp(_forward, _backward)
+
+
+def _is_costly(primitive, *_, **__):
+    return primitive.name in ("dot_general", "argmax", "reduce_max")
+
+
+def _pullbacks(step, params, states, inputs):
+    """What brings the gradient of each step's result to its state.
+
+    Returns:
+      Function of what varies by step and of that gradient; what varies, of all steps: leaves [T, ...].
+    """
+    structures = []
+    first = jax.tree.map(lambda x: x[0], (states, inputs))
+    # Between products all is cheap: it is computed again where it is used, in the same kernel.
+    step = jax.checkpoint(hoisted(step, params, *first), policy=_is_costly, prevent_cse=False)
+
+    def linearise(state, x):
+        leaves, structure = jax.tree.flatten(jax.vjp(lambda state: step(state, x), state)[1])
+        structures.append(structure)
+        return leaves
+
+    traced = jax.make_jaxpr(linearise)(*first).jaxpr
+    moving, _ = _split(traced, traced.invars)
+    varies = [_is_in(x, moving) for x in traced.outvars]
+    fixed = linearise(*first)  # of these only what does not vary is used
+    linear = jax.vmap(lambda *x: [leaf for leaf, moves in zip(linearise(*x), varies, strict=True) if moves])
+
+    def pull(linear, gradient):
+        own = iter(linear)
+        leaves = [next(own) if moves else leaf for leaf, moves in zip(fixed, varies, strict=True)]
+        return jax.tree.unflatten(structures[0], leaves)(gradient)[0]
+
+    return pull, linear(states, inputs)
+
+
+def hoisted(step: Callable[[Tree, Tree, Tree], Tree], params: Tree, state: Tree, x: Tree) -> Callable:
+    """The function (state, x) -> step(params, state, x), with all that depends on params alone computed here.
+
+    XLA leaves conversions, slices and transpositions of weights in a loop, where each is a kernel a turn.
+
+    Args:
+      state, x: an example of each; only shapes and types matter.
+    """
+    closed, shape = jax.make_jaxpr(step, return_shape=True)(params, state, x)
+    traced, structure = closed.jaxpr, jax.tree.structure(shape)
+    fixed = jax.tree.leaves(params)
+    given, arguments = [*traced.constvars, *traced.invars[: len(fixed)]], traced.invars[len(fixed) :]
+    moving, (ahead, inside) = _split(traced, arguments)
+    used = [x for equation in inside for x in equation.invars] + traced.outvars
+    kept = list(dict.fromkeys(x for x in used if not isinstance(x, Literal) and x not in moving))
+    ahead = traced.replace(constvars=[], invars=given, outvars=kept, eqns=ahead)
+    inside = traced.replace(constvars=[], invars=[*kept, *arguments], eqns=inside)
+    found = jaxpr_as_fun(ClosedJaxpr(ahead, []))(*closed.consts, *fixed)
+
+    def rest(state, x):
+        leaves = jaxpr_as_fun(ClosedJaxpr(inside, []))(*found, *jax.tree.leaves((state, x)))
+        return jax.tree.unflatten(structure, leaves)
+
+    return rest
+
+
+def _split(traced, moving):
+    """Variables that depend on those given; the equations that do not, and that do."""
+    moving, parts = set(moving), ([], [])
+    for equation in traced.eqns:
+        moves = any(_is_in(x, moving) for x in equation.invars)
+        parts[moves].append(equation)
+        if moves:
+            moving.update(equation.outvars)
+    return moving, parts
+
+
+def _is_in(x, variables):
+    return not isinstance(x, Literal) and x in variables

@@ -122,13 +122,17 @@ def conv_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     return largest(y.reshape(n, h // 2, 2, w // 2, 2, c_out), (2, 4)) + bias
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def largest(y: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Maximum over at most 8 elements; its gradient goes to the largest, in equal parts if there are several.
 
     As jnp.max, but all that is kept of the input is one bit per element: the input of a pooling is by far the
     largest array of an update.
     """
+    return jnp.asarray(_largest(y, axes))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _largest(y, axes):
     return y.max(axes)
 
 
@@ -153,7 +157,7 @@ def _places(shape, axes):
     return jnp.arange(math.prod(sizes), dtype=jnp.uint8).reshape(sizes)
 
 
-largest.defvjp(_largest_forward, _largest_backward)
+_largest.defvjp(_largest_forward, _largest_backward)
 
 
 def folds(c_in: int) -> bool:

@@ -17,12 +17,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 Tree = Any  # pytree of arrays
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def states(
     step: Callable[[Tree, Tree, Tree], Tree], params: Tree, start: Tree, inputs: Tree, reset: jax.Array
 ) -> Tree:
@@ -38,16 +38,22 @@ def states(
     Returns:
       Leaves [T, B, ...]. Differentiable in params, start and inputs.
     """
+    found: Tree = _states(step, params, start, inputs, reset)
+    return found
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _states(step, params, start, inputs, reset):
     first = masked(start, reset[0])
-    step = hoisted(step, params, first, jax.tree.map(lambda x: x[0], inputs))
+    ahead = hoisted(step, params, first, jax.tree.map(lambda x: x[0], inputs))
 
     def forward(ready, x):
         x, following = x
-        state = step(ready, x)
+        state = ahead(ready, x)
         # Masked for the next step here, in the kernel that makes it.
-        return masked(state, following), state
+        return masked(state, following), _joined(state)
 
-    return jax.lax.scan(forward, first, (inputs, _following(reset)))[1]
+    return _parted(jax.lax.scan(forward, first, (inputs, _following(reset)))[1], start)
 
 
 def masked(state: Tree, reset: jax.Array) -> Tree:
@@ -55,12 +61,30 @@ def masked(state: Tree, reset: jax.Array) -> Tree:
     return jax.tree.map(lambda x: jnp.where(reset[..., None], 0, x), state)
 
 
+def _joined(state):
+    """The arrays of a state side by side, if they are alike: each that a loop saves is a kernel a turn."""
+    leaves = jax.tree.leaves(state)
+    return jnp.concatenate(leaves, -1) if _are_alike(leaves) else state
+
+
+def _parted(joined, like):
+    leaves, structure = jax.tree.flatten(like)
+    if not _are_alike(leaves):
+        return joined
+    ends = np.cumsum([x.shape[-1] for x in leaves])
+    return jax.tree.unflatten(structure, jnp.split(joined, ends[:-1], -1))
+
+
+def _are_alike(leaves):
+    return len({(x.dtype, x.shape[:-1]) for x in leaves}) == 1
+
+
 def _following(reset):
     return jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
 
 
 def _forward(step, params, start, inputs, reset):
-    found = states(step, params, start, inputs, reset)
+    found = _states(step, params, start, inputs, reset)
     return found, (params, start, inputs, reset, found)
 
 
@@ -73,10 +97,11 @@ def _backward(step, residuals, gradient):
     def back(later, x):
         linear, following, own = x
         total = jax.tree.map(jnp.add, masked(later, following), own)
-        return pull(linear, total), total
+        return pull(linear, total), _joined(total)
 
     zeros = jax.tree.map(jnp.zeros_like, start)
     later, total = jax.lax.scan(back, zeros, (linear, _following(reset), gradient), reverse=True)
+    total = _parted(total, start)
 
     again = jax.checkpoint(step, policy=_is_costly, prevent_cse=False)
 
@@ -87,7 +112,7 @@ def _backward(step, residuals, gradient):
     return to_params, masked(later, reset[0]), to_inputs, None
 
 
-states.defvjp(_forward, _backward)
+_states.defvjp(_forward, _backward)
 
 
 def _is_costly(primitive, *_, **__):

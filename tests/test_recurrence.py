@@ -121,7 +121,7 @@ def test_loops_hold_states_and_no_gradient_of_a_weight():
 def test_what_depends_on_parameters_alone_is_done_before_the_loop():
     params, start, inputs, _, _ = case()
     first = jax.tree.map(lambda x: x[0], inputs)
-    ready = recurrence.hoisted(cell, params, start, first)
+    ready = recurrence.hoisted(cell, params, start, inputs)
     inside = primitives(jax.make_jaxpr(ready)(start, first).jaxpr)
     assert "transpose" not in inside and "dot_general" in inside
     assert "transpose" in primitives(jax.make_jaxpr(cell)(params, start, first).jaxpr)

@@ -45,7 +45,7 @@ def states(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _states(step, params, start, inputs, reset):
     first = masked(start, reset[0])
-    ahead = hoisted(step, params, first, jax.tree.map(lambda x: x[0], inputs))
+    ahead = hoisted(step, params, first, inputs)
 
     def forward(ready, x):
         x, following = x
@@ -128,7 +128,7 @@ def _pullbacks(step, params, states, inputs):
     structures = []
     first = jax.tree.map(lambda x: x[0], (states, inputs))
     # Between products all is cheap: it is computed again where it is used, in the same kernel.
-    step = jax.checkpoint(hoisted(step, params, *first), policy=_is_costly, prevent_cse=False)
+    step = jax.checkpoint(hoisted(step, params, first[0], inputs), policy=_is_costly, prevent_cse=False)
 
     def linearise(state, x):
         leaves, structure = jax.tree.flatten(jax.vjp(lambda state: step(state, x), state)[1])
@@ -149,14 +149,15 @@ def _pullbacks(step, params, states, inputs):
     return pull, linear(states, inputs)
 
 
-def hoisted(step: Callable[[Tree, Tree, Tree], Tree], params: Tree, state: Tree, x: Tree) -> Callable:
+def hoisted(step: Callable[[Tree, Tree, Tree], Tree], params: Tree, state: Tree, inputs: Tree) -> Callable:
     """The function (state, x) -> step(params, state, x), with all that depends on params alone computed here.
 
     XLA leaves conversions, slices and transpositions of weights in a loop, where each is a kernel a turn.
 
     Args:
-      state, x: an example of each; only shapes and types matter.
+      state, inputs: of the loop, inputs [T, ...]; only shapes and types matter.
     """
+    x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
     closed, shape = jax.make_jaxpr(step, return_shape=True)(params, state, x)
     traced, structure = closed.jaxpr, jax.tree.structure(shape)
     fixed = jax.tree.leaves(params)

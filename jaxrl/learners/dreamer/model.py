@@ -196,7 +196,7 @@ class Model:
             latent = self.imagine_step(p, latent, embedded, noise.stoch)
             return latent, (latent, action)
 
-        _, (rest, action) = jax.lax.scan(recurrence.hoisted(step, p, start, keys[0]), start, keys)
+        _, (rest, action) = jax.lax.scan(recurrence.hoisted(step, p, start, keys), start, keys)
         return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, rest), action
 
     def imagine_step(self, p: Params, latent: Latent, action: jax.Array, noise: jax.Array) -> Latent:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrl.ops import conv, distributions, returns, scaling
+from jaxrl.ops import conv, distributions, norm, returns, scaling
 
 SEEDS = st.integers(0, 2**32 - 1)
 LAMBDAS = st.one_of(st.sampled_from([0.0, 1.0, 0.95]), st.floats(0, 1))
@@ -312,6 +312,35 @@ def test_conv_pool(side, c_in):
     assert conv.folds(c_in) == (c_in < 8)
     inputs = normal(0, 2, side, side, c_in), normal(1, 5, 5, c_in, 4), normal(2, 4)
     assert_same_function(conv.conv_pool, plain_conv_pool, *inputs)
+
+
+@pytest.mark.parametrize("axes", [(3,), (2, 4)])
+def test_the_gradient_of_pooling_is_shared_by_equals(axes):
+    shape = (3, 4, 2, 4, 2, 5) if axes == (2, 4) else (3, 4, 4, 4, 5)
+    y = jnp.round(normal(0, *shape))  # small integers: many are equal
+    want, pull = jax.vjp(lambda y: y.max(axes), y)
+    got, own = jax.vjp(lambda y: conv.largest(y, axes), y)
+    dy = normal(1, *want.shape)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(own(dy)[0], pull(dy)[0], rtol=1e-6)
+    assert len(np.unique(np.float32(own(jnp.ones_like(dy))[0]))) >= 4  # 0, 1, 1/2, 1/3 or 1/4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rms_normalize(dtype):
+    def plain(x):
+        x = x.astype(jnp.float32)
+        return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-4)
+
+    # Rows of ordinary size, of the size of epsilon, and of zeros.
+    x = (normal(0, 6, 7) * jnp.array([3, 1, 1, 0.01, 0.01, 0])[:, None]).astype(dtype)
+    dy = normal(1, 6, 7)
+    (want, pull), (got, own) = jax.vjp(plain, x), jax.vjp(norm.rms_normalize, x)
+    assert got.dtype == jnp.float32 and own(dy)[0].dtype == x.dtype
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+    tolerance = 1e-5 if dtype == "float32" else 0.02
+    for a, b in zip(np.float32(own(dy)[0]), np.float32(pull(dy)[0]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
 @pytest.mark.parametrize(("side", "c_in", "c_out"), [(3, 8, 4), (16, 4, 3), (32, 4, 3)])

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrl.ops.norm import rms_normalize
+
 DType = jnp.dtype
 
 
@@ -102,9 +104,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-4)
-        return (x * (inverse * scale)).astype(self.dtype)
+        return (rms_normalize(x) * scale).astype(self.dtype)
 
 
 class NormAct(nn.Module):

@@ -13,6 +13,7 @@ Three identities are used; none of them changes a parameter, a count or a gradie
   of patches that fit the cache it uses all of them. Other backends keep their own convolution.
 """
 
+import functools
 import math
 
 import jax
@@ -114,12 +115,49 @@ def conv_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """
     c_out = kernel.shape[-1]
     if folds(x.shape[-1]):
-        phases = conv_same(fold(x), encoder_phases(kernel))
-        a, b, c, d = jnp.split(phases, 4, -1)
-        return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d)) + bias
+        y = conv_same(fold(x), encoder_phases(kernel))
+        return largest(y.reshape(*y.shape[:3], 4, c_out), (3,)) + bias
     y = conv_same(x, kernel)
     n, h, w, c_out = y.shape
-    return y.reshape(n, h // 2, 2, w // 2, 2, c_out).max((2, 4)) + bias
+    return largest(y.reshape(n, h // 2, 2, w // 2, 2, c_out), (2, 4)) + bias
+
+
+def largest(y: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Maximum over at most 8 elements; its gradient goes to the largest, in equal parts if there are several.
+
+    As jnp.max, but all that is kept of the input is one bit per element: the input of a pooling is by far the
+    largest array of an update.
+    """
+    return jnp.asarray(_largest(y, axes))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _largest(y, axes):
+    return y.max(axes)
+
+
+def _largest_forward(y, axes):
+    found = y.max(axes, keepdims=True)
+    bits = jnp.where(y == found, jnp.uint8(1) << _places(y.shape, axes), jnp.uint8(0))
+    # Held together: else XLA computes the bits where they are used, and keeps all of y until then.
+    found, bits = jax.lax.optimization_barrier((found.squeeze(axes), bits.sum(axes, dtype=jnp.uint8)))
+    return found, (bits, y.shape)
+
+
+def _largest_backward(axes, residuals, gradient):
+    bits, shape = residuals
+    share = gradient / jax.lax.population_count(bits).astype(gradient.dtype)
+    bits, share = jnp.expand_dims(bits, axes), jnp.expand_dims(share, axes)
+    return (jnp.where((bits >> _places(shape, axes)) & 1, share, jnp.zeros((), share.dtype)),)
+
+
+def _places(shape, axes):
+    """u8, a number for each of the elements that are compared; 1 along the other axes."""
+    sizes = [shape[i] if i in axes else 1 for i in range(len(shape))]
+    return jnp.arange(math.prod(sizes), dtype=jnp.uint8).reshape(sizes)
+
+
+_largest.defvjp(_largest_forward, _largest_backward)
 
 
 def folds(c_in: int) -> bool:

@@ -14,6 +14,7 @@ from jaxrl.learners.dreamer import openloop
 from jaxrl.learners.dreamer.model import Latent, Model
 from jaxrl.learners.optimizer import by_path, learning_rate, make_optimizer
 from jaxrl.metrics import Last, Mean, Sum
+from jaxrl.ops.recurrence import masked
 from jaxrl.types import (
     ActOutput,
     Batch,
@@ -81,10 +82,9 @@ class Dreamer:
         last_action = jnp.where(step.is_first[:, None], 0, carry.action)
         latent, _ = model.observe_step(
             p,
-            carry.latent,
+            masked(carry.latent, step.is_first),
             model.run(p, "dyn", last_action, method="embed_action"),
             model.run(p, "dyn", tokens, method="embed_tokens"),
-            step.is_first,
             noise.stoch,
         )
         action = model.choose(model.run(p, "pol", latent.feature), 0.0 if mode == "mode" else noise.action)

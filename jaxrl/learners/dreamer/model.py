@@ -13,6 +13,7 @@ from jaxrl.nets.blocks import Head
 from jaxrl.nets.decoder import Decoder
 from jaxrl.nets.encoder import Encoder, token_width
 from jaxrl.nets.rssm import RSSM
+from jaxrl.ops import recurrence
 from jaxrl.ops.distributions import bounded_normal, gumbel_onehot, mix_uniform, straight_through
 from jaxrl.types import Discrete, Key, Params, Spaces
 
@@ -23,10 +24,6 @@ class Latent:
 
     deter: jax.Array  # [..., D] compute dtype
     stoch: jax.Array  # [..., S C] compute dtype
-
-    def masked(self, reset: jax.Array) -> "Latent":
-        """Zeros where reset [...] is true."""
-        return jax.tree.map(lambda x: jnp.where(reset[..., None], 0, x), self)
 
     @property
     def feature(self) -> jax.Array:
@@ -166,24 +163,19 @@ class Model:
         Returns:
           Latent [T, B], log-probabilities of the posterior [T, B, S, C] f32.
         """
-        action = jnp.where(reset[..., None], 0, action)
-        inputs = (
-            self.run(p, "dyn", action, method="embed_action"),
-            self.run(p, "dyn", tokens, method="embed_tokens"),
-            reset,
-            self.noise(key, reset.shape),
-        )
+        action = self.run(p, "dyn", jnp.where(reset[..., None], 0, action), method="embed_action")
+        tokens = self.run(p, "dyn", tokens, method="embed_tokens")
+        inputs = action, tokens, self.noise(key, reset.shape)
 
-        def step(carry, x):
-            carry, log_probs = self.observe_step(p, carry, *x)
-            return carry, (carry, log_probs)
+        def step(p, carry, x):
+            return self.observe_step(p, carry, *x)[0]
 
-        _, (latent, log_probs) = jax.lax.scan(step, carry, inputs)
-        return latent, log_probs
+        latent = recurrence.states(step, {"dyn": p["dyn"]}, carry, inputs, reset)
+        # Once more, for all rows at once: to save it in the loop would cost more.
+        return latent, self.run(p, "dyn", latent.deter, tokens, method="posterior")
 
-    def observe_step(self, p, carry, action, tokens, reset, noise) -> tuple[Latent, jax.Array]:
+    def observe_step(self, p, carry, action, tokens, noise) -> tuple[Latent, jax.Array]:
         """One row of `observe`; action and tokens embedded."""
-        carry = carry.masked(reset)
         deter = self.run(p, "dyn", carry.deter, carry.stoch, action, method="core")
         log_probs = self.run(p, "dyn", deter, tokens, method="posterior")
         return Latent(deter=deter, stoch=self.sample(log_probs, noise)), log_probs
@@ -194,16 +186,17 @@ class Model:
         Returns:
           Latent [H+1, N], the start first; actions [H, N, ...] chosen in the first H states.
         """
-        p, start = jax.lax.stop_gradient((p, start))
+        p, start = jax.lax.stop_gradient(({name: p[name] for name in ("dyn", "pol")}, start))
+        keys = jax.random.split(key, horizon)
 
-        def step(latent, key):
+        def step(p, latent, key):
             noise = self.step_noise(key, latent.deter.shape[:-1])
             action = self.choose(self.run(p, "pol", latent.feature), noise.action)
             embedded = self.run(p, "dyn", self.encode_action(action), method="embed_action")
             latent = self.imagine_step(p, latent, embedded, noise.stoch)
             return latent, (latent, action)
 
-        _, (rest, action) = jax.lax.scan(step, start, jax.random.split(key, horizon))
+        _, (rest, action) = jax.lax.scan(recurrence.hoisted(step, p, start, keys), start, keys)
         return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, rest), action
 
     def imagine_step(self, p: Params, latent: Latent, action: jax.Array, noise: jax.Array) -> Latent:

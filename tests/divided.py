@@ -89,6 +89,17 @@ def updated(parts: Parts) -> tuple[dict[str, np.ndarray], dict[str, object]]:
     return {k: np.asarray(x, np.float64) for k, x in found.items()}, facts
 
 
+def fixed_flops(changes: dict[str, object]) -> float:
+    """Of an update, whatever its batch: what two batches cost beyond twice the half of them."""
+    costs = []
+    for scale in (1, 2):
+        parts = parts_of(changes | {"batch_size": scale * changes["batch_size"]}, 1)
+        state = jax.eval_shape(parts.learner.init, parts.key)
+        program = compiled(parts.learner.update, state, batch_shapes(parts.replay, parts.key), parts.key)
+        costs.append(program.cost_analysis()["flops"])
+    return 2 * costs[0] - costs[1]
+
+
 def compiled(function, *arguments):
     return jax.jit(function).lower(*arguments).compile(compiler_options=compiler_options("cpu"))
 
@@ -167,6 +178,7 @@ def main() -> None:
     found: dict[str, dict] = {}
     for name, changes in (("dreamer", DREAMER), ("drq", DRQ)):
         found[name], alone = {"update": {}, "program": {}, "rings": {}}, None
+        found[name]["fixed"] = fixed_flops(changes)
         for count in COUNTS:
             parts = parts_of(changes, count)
             numbers, found[name]["program"][count] = updated(parts)

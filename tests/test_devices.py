@@ -14,7 +14,7 @@ SEVERAL = "--xla_force_host_platform_device_count="
 RETURNS = 4 * 4 * 8 * 6  # bytes of the imagined returns of divided.py, whose percentiles are of all of them
 COUNTS = ("2", "4", "8")
 
-pytestmark = pytest.mark.timeout(600)  # the first of them waits for 12 programs to be compiled
+pytestmark = pytest.mark.timeout(600)  # the first of them waits for 20 programs to be compiled
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +40,26 @@ def test_updates_agree_with_one_device(facts, learner, count):
 @pytest.mark.parametrize("learner", ["dreamer", "drq"])
 @pytest.mark.parametrize("count", COUNTS)
 def test_only_gradients_and_statistics_go_between_devices(facts, learner, count):
-    """In one update: every gradient once, and sums. No picture, activation, latent, or row of replay."""
+    """In one update. No picture, activation, latent, or row of replay.
+
+    Weights that are used in two places (the posterior's) have two gradients.
+    """
     program = facts[learner]["program"][count]
     between = dict(program["sent"])
     assert set(between) <= {"all-reduce", "all-gather"}
     assert between.pop("all-gather", 0) <= RETURNS
-    assert program["parameters"] < between["all-reduce"] < 1.05 * program["parameters"] + 2_000
+    assert program["parameters"] < between["all-reduce"] < 1.5 * program["parameters"]
     assert facts[learner]["rings"][count]["sent"] == {}
 
 
 @pytest.mark.parametrize("learner", ["dreamer", "drq"])
 @pytest.mark.parametrize("count", COUNTS)
 def test_each_device_has_its_share_of_the_work(facts, learner, count):
-    """As the compiler counts it; what each does for itself (the optimiser) is all that is more."""
+    """As the compiler counts it; what does not depend on the batch (the optimiser) each does for itself."""
     mine, alone = facts[learner]["program"][count], facts[learner]["program"]["1"]
-    optimiser = 40 * alone["parameters"] / 4
-    assert mine["flops"] < 1.1 * alone["flops"] / int(count) + optimiser
+    fixed = facts[learner]["fixed"]
+    assert fixed < 0.1 * alone["flops"]
+    assert mine["flops"] < 1.03 * ((alone["flops"] - fixed) / int(count) + fixed)
 
 
 @pytest.mark.parametrize("learner", ["dreamer", "drq"])

@@ -147,6 +147,16 @@ KINDS: Mapping[str, Kind] = {
         rows="rows",
         labels=("kind", "what", "streams", "batch"),
     ),
+    "kernels": Kind(
+        "program for an H200",
+        (
+            Measure("kernels", "kernels", LESS),
+            Measure("temp_mib", "MiB", LESS),
+            Measure("arguments_mib", "MiB", LESS),
+            Measure("host_transfers", "transfers", LESS),
+        ),
+        ("target", "program", "size", "batch", "length", "dtype", "actions", "members", "settings"),
+    ),
     "smoke": Kind("run", RUN, ("config", "settings"), parts=("cold", "warm")),
     "saves": Kind(
         "checkpoint",

@@ -15,7 +15,7 @@ from jaxrl.feeds.replay import Replay
 from jaxrl.feeds.ring import check_budget
 from jaxrl.feeds.transitions import TransitionReplay
 from jaxrl.parts import Feed, Parts
-from jaxrl.placement import check_devices
+from jaxrl.placement import Placement, check_devices
 from jaxrl.programs import Programs
 from jaxrl.runtime import Machine
 from jaxrl.saving import Saved
@@ -99,7 +99,7 @@ def compiled(parts: Parts, env: CheckedEnv) -> Programs:
             f"{program.temp_bytes / 1e9:.1f} GB and the {parts.machine.platform} has {there / 1e9:.1f} GB; "
             f"lower {lower}"
         )
-    there -= parts.replay.nbytes if config.replay.placement == "device" else 0
+    there -= parts.replay.nbytes // Placement(parts).groups if config.replay.placement == "device" else 0
     if need > there:
         fits = config.env.num_envs * max(0, there) // need
         remedy = f"--env.num_envs={fits}" if fits else "a smaller --replay.capacity or --env.size"

@@ -363,7 +363,7 @@ def one_step_each(parts: Parts, programs: Programs, env: CheckedEnv) -> None:
 
 
 def memory_table(parts: Parts, programs: Programs, process: int, stepping: int) -> list[str]:
-    """Bytes of the process before it holds any state, of what stays on the devices, of what is temporary.
+    """Bytes of the process before it holds any state, of what stays on a device, of what is temporary.
 
     Args:
       process: of its host memory. stepping: that a step of the environments takes.
@@ -371,10 +371,14 @@ def memory_table(parts: Parts, programs: Programs, process: int, stepping: int) 
     state = jax.eval_shape(parts.learner.init, parts.key)
     rows = {"process (host)": process}  # interpreter, libraries, compiled programs
     rows |= {"learner": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))}
-    rows["replay"] = parts.replay.nbytes + (parts.held.nbytes if parts.held else 0)
+    rows["replay"] = (parts.replay.nbytes + (parts.held.nbytes if parts.held else 0)) // Placement(
+        parts
+    ).groups
     if parts.learner.update is not None:  # one batch, of the first update that is not finite
         batch = batch_shapes(parts.replay, parts.key)
-        rows["evidence"] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch))
+        rows["evidence"] = (
+            sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch)) // parts.machine.count
+        )
     if parts.config.checkpoint.enabled:
         # A copy of the learner waits beside the one on its way, where a best checkpoint is made up for.
         kept = rows["learner"] + max(rows["learner"], rows["replay"] * parts.config.checkpoint.replay)

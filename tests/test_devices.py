@@ -91,12 +91,11 @@ def process(folder, *flags, devices=2, code=0, **options):
 
 
 RUNS = {  # how environments, replay and learner share the devices
-    "rows from the host": ("--env.num_envs=4",),
+    "rows from the host": ("--env.num_envs=4", "--overlap=true"),
     "rows on the devices": ("--env.num_envs=4", "--env.placement=device"),
     "one environment": ("--env.num_envs=1",),
     "held-out episodes": ("--env.num_envs=4", "--replay.holdout=0.3", "--env.time_limit=6"),
     "replay on the host": ("--env.num_envs=4", "--replay.placement=host"),
-    "learning beside acting": ("--env.num_envs=4", "--overlap=true"),
 }
 
 

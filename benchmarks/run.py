@@ -28,13 +28,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import figures, record, suites
 from jaxrl import commands, exits, reading, rundir, runtime
 from jaxrl.checks.child import ending
 from jaxrl.config import ConfigError
+from jaxrl.measuring import stoppable
 from jaxrl.schema import nearest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -218,21 +219,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=5)
             return
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """SIGTERM ends the work as Ctrl-C does: nothing that was started is left behind."""
-
-    def stop(number: int, frame: object) -> None:
-        del number, frame
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def stamp() -> str:

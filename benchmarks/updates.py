@@ -219,9 +219,8 @@ def compile_update(parts: "Parts") -> dict[str, Any]:
     from jaxrl import metrics, sources
     from jaxrl.parts import metric_shapes
 
-    split = parts.machine.replay != parts.machine.learner
     totals = metrics.empty(metrics.kinds_of(metric_shapes(parts)))
-    found = sources.programs(parts, totals, split)
+    found = sources.programs(parts, totals)
     trace_s = xla_s = temp = 0.0
     cpu, before = time.process_time(), kept(parts.config)
     work = {"dot": 0.0, "conv": 0.0}

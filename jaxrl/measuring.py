@@ -88,7 +88,7 @@ def end(child: subprocess.Popen[str]) -> None:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM interrupts as Ctrl-C does: a run that is done has not failed."""
+    """SIGTERM interrupts as Ctrl-C does, so that nothing that was started is left behind."""
     if not runtime.on_main_thread():
         yield
         return

@@ -29,7 +29,7 @@ class Programs:
         self._split = self._place.split
         self.kinds = metrics.kinds_of(metric_shapes(parts))
         self.held_kinds = metrics.kinds_of(held_metric_shapes(parts))
-        sources = chunk.sources(parts) | programs(parts, metrics.empty(self.kinds), self._split)
+        sources = chunk.sources(parts) | programs(parts, metrics.empty(self.kinds))
         sources |= report_programs(parts)
         self.compiled = compile_all(sources, parts.machine.platform)
         give_back_memory()

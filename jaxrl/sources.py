@@ -42,7 +42,7 @@ class Source:
     out: Any = None  # shardings of what comes out, a prefix tree; None: as the compiler likes
 
 
-def programs(parts: Parts, totals: Array, split: bool) -> dict[str, Source]:
+def programs(parts: Parts, totals: Array) -> dict[str, Source]:
     """All programs that the parts need; the slowest to compile first."""
     learner, replay, config = parts.learner, parts.replay, parts.config
     place = Placement(parts)
@@ -58,14 +58,14 @@ def programs(parts: Parts, totals: Array, split: bool) -> dict[str, Source]:
     batch = shaped(batch_shapes(replay, key), shared)
     evidence = Evidence(number=here, batch=batch)
     found = {}
-    if learner.update is not None and not split:
+    if learner.update is not None and not place.split:
         plan = shaped(jax.ShapeDtypeStruct((3,), jnp.int32), home)
         arguments = state, ring, totals, evidence, plan, key
         out = home, place.ring, home, place.evidence, home
         found["learn"] = Source(
             learn_program(learner, place.feed(replay), loops(parts)), arguments, (0, 1, 2, 3), out
         )
-    if learner.update is not None and split:
+    if learner.update is not None and place.split:
         window = shaped(jax.eval_shape(replay.sample, ring, key, number)[2], store)
         latents = shaped(jax.eval_shape(learner.update, state, batch, key).latents, store)
         arguments = state, batch, totals, evidence, here, key

@@ -1,7 +1,8 @@
 """Episodes of the current policy on environments of its own. Touches nothing of the training."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -114,13 +115,40 @@ def play(
       Interrupted: as soon as `stop` answers True.
     """
     key, seed = chance
+    game = playing(config, seed, stop, quota=quota, watchers=watchers)
+    # Counted from the seed, so that no two evaluations draw the same noise.
+    carry, counter = programs.eval_carry(), programs.put(np.int32(seed))
+    with contextlib.closing(game):
+        try:
+            while True:
+                step = next(game)
+                assert step is not None
+                out, counter = programs.eval_act(policy, carry, counter, programs.put_rows(step), key)
+                carry = out.carry
+                game.send(jax.device_get(out.action))
+        except StopIteration as end:
+            return end.value
+
+
+Game = Generator[Step | None, np.ndarray, list[Finished]]
+
+
+def playing(
+    config: Config,
+    seed: int,
+    stop: Callable[[], bool] = lambda: False,
+    *,
+    quota: np.ndarray | None = None,
+    watchers: Sequence[Watcher] = (),
+) -> Game:
+    """The environments' half of `play`: `next` waits for the newest row of all of them, `send` takes the actions
+    and returns at once. Returns the episodes; raises Interrupted.
+    """
     quota = shares(config) if quota is None else quota
     n = len(quota)
     env = envs.make(config.task, envs.judged(config.env), num_envs=n, seed=seed)
     try:
         step, tracker, found = env.reset(), Tracker.zero(n), []
-        # Counted from the seed, so that no two evaluations draw the same noise.
-        carry, counter = programs.eval_carry(), programs.put(np.int32(seed))
         while True:
             tracker, finished = tracker.advanced(step, *env.outcome)
             found += [x for x in finished if x.episode < quota[x.env]]
@@ -130,12 +158,11 @@ def play(
                 return found
             if stop():
                 raise Interrupted
-            out, counter = programs.eval_act(policy, carry, counter, programs.put_rows(step), key)
-            carry = out.carry
-            action = jax.device_get(out.action)
+            action = yield step
             for watcher in watchers:
                 watcher.acts(action)
             env.send(action)
+            yield None
             step = env.recv()
     finally:
         env.close()

@@ -1,5 +1,6 @@
 """The loop: collect, insert, update, log, evaluate, save."""
 
+import dataclasses
 import time
 
 import jax
@@ -7,7 +8,8 @@ import numpy as np
 
 from jaxrl import metrics, onboard
 from jaxrl.collect import Run, collect, score_row
-from jaxrl.evaluation import Interrupted, evaluate, one_episode
+from jaxrl.config import Config
+from jaxrl.evaluation import Interrupted, Report, Watcher, evaluate, one_episode
 from jaxrl.exits import Diverged
 from jaxrl.feeds.ring import trainable_rows
 from jaxrl.filming import Guarded, Imagination
@@ -17,7 +19,7 @@ from jaxrl.runtime import memory_use
 from jaxrl.samples import Sampler
 from jaxrl.sinks import Row, Samples
 from jaxrl.state import RunState
-from jaxrl.tracker import TALLY, episode_means
+from jaxrl.tracker import TALLY, Finished, episode_means
 from jaxrl.types import Step
 
 HURRIED_S = 2.0  # that the last video has where somebody waits for the process to end
@@ -56,6 +58,12 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
         with jax.transfer_guard("disallow" if r.parts.config.runtime.transfer_guard else "allow"):
             gather = onboard.collect if r.parts.batched else collect
             state, step, newest = gather(r, state, step, newest, clock.next_stop(now), deadline)
+    end(r, state, step)
+    return state
+
+
+def end(r: Run, state: RunState, step: Step) -> None:
+    """Saves the last state of a run that is done or asked to stop. step: the environments' newest row."""
     if r.episodes:  # of episodes that end here the last row is complete; nobody acts on it any more
         action = r.parts.replay.spaces.action
         r.episodes.add(
@@ -66,18 +74,39 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
         r.saver.save(state, "signal" if r.stop() else "final")
     r.profiler.close()
     r.projector.close(HURRIED_S if r.stop() else 60.0)
-    return state
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Events:
+    """What is due at a step."""
+
+    logs: bool
+    evaluates: bool
+    scalars: dict[str, float]  # since the last flush
+    packed: np.ndarray | None  # the sums that they come from
+    films: list[Guarded]
+    imagination: Imagination | None
+    sampler: Sampler | None
+
+    @property
+    def plays(self) -> bool:
+        """Whether episodes are to be played."""
+        return self.evaluates or bool(self.films)
+
+    def quota(self, config: Config) -> np.ndarray | None:
+        """Episodes of each environment; None: as many as an evaluation has."""
+        return None if self.evaluates else one_episode(config)
+
+    @property
+    def watchers(self) -> list[Watcher]:
+        return [*self.films, *([self.sampler] if self.sampler else [])]
 
 
 def settle(r: Run, state: RunState) -> RunState:
     """The events of this step: flush, evaluate, one row for both. Unchanged state if interrupted."""
-    c, clock, config = state.counters, r.plan.clock, r.parts.config
-    logs, evaluates = clock.logs(c.env_steps), clock.evaluates(c.env_steps, config.eval_initial)
-    (scalars, packed), episodes = flush(r, state) if logs else ({}, None), []
-    films, imagination = looks(r, state) if clock.films(c.env_steps) else ([], None)
-    sampler = Sampler(config.eval.samples, r.parts.eval_envs) if evaluates and config.eval.samples else None
-    if evaluates or films:
-        r.sinks.progress(c.env_steps, clock.steps, {"updates": c.updates, "phase": "evaluating"})
+    c, config = state.counters, r.parts.config
+    events, report = begun(r, state), None
+    if events.plays:
         try:
             with r.watch.phase("eval"), r.reports.border(c, "evaluation "):
                 report = evaluate(
@@ -87,28 +116,56 @@ def settle(r: Run, state: RunState) -> RunState:
                     r.parts.key,
                     c.env_steps,
                     r.stop_evaluating,
-                    quota=None if evaluates else one_episode(config),
-                    watchers=[*films, *([sampler] if sampler else [])],
+                    quota=events.quota(config),
+                    watchers=events.watchers,
                 )
         except Interrupted:
             return state
-        if evaluates:
+    return done(r, state, events, report)
+
+
+def begun(r: Run, state: RunState) -> Events:
+    """The events of this step, up to the episodes that are to be played for them."""
+    c, clock, config = state.counters, r.plan.clock, r.parts.config
+    logs, evaluates = clock.logs(c.env_steps), clock.evaluates(c.env_steps, config.eval_initial)
+    (scalars, packed) = flush(r, state) if logs else ({}, None)
+    films, imagination = looks(r, state) if clock.films(c.env_steps) else ([], None)
+    sampler = Sampler(config.eval.samples, r.parts.eval_envs) if evaluates and config.eval.samples else None
+    if evaluates or films:
+        r.sinks.progress(c.env_steps, clock.steps, {"updates": c.updates, "phase": "evaluating"})
+    return Events(
+        logs=logs,
+        evaluates=evaluates,
+        scalars=scalars,
+        packed=packed,
+        films=films,
+        imagination=imagination,
+        sampler=sampler,
+    )
+
+
+def done(r: Run, state: RunState, events: Events, report: Report | None) -> RunState:
+    """The rest of them: what was found becomes a row, and checkpoints."""
+    c, clock, config, scalars = state.counters, r.plan.clock, r.parts.config, events.scalars
+    episodes: list[Finished] = []
+    if report is not None:
+        if events.evaluates:
             scalars, episodes = scalars | report.scalars, report.episodes
         r.sinks.progress(c.env_steps, clock.steps, {"updates": c.updates})  # evaluating no longer
-    r.projector.show(films, imagination, c.env_steps)
-    if logs or evaluates:
+    r.projector.show(events.films, events.imagination, c.env_steps)
+    if events.logs or events.evaluates:
         for number, game in enumerate(episodes):
             r.sinks.post(score_row(c.env_steps, "eval_episode", game, number))
-        if sampler:
-            r.sinks.post(Samples(c.env_steps, sampler.episodes))
+        if events.sampler:
+            r.sinks.post(Samples(c.env_steps, events.sampler.episodes))
         c = c.replace(wall_s=r.watch.total())
-        scalars |= r.watch.lap(c.env_steps, c.updates) if logs else {}
+        scalars |= r.watch.lap(c.env_steps, c.updates) if events.logs else {}
         agent_steps = c.env_steps // config.env.action_repeat
         r.sinks.write(Row(c.env_steps, agent_steps, c.updates, c.episodes, c.wall_s, scalars))
-    if logs:
+    if events.logs:
         check_finite(r, state, scalars)
         c = c.replace(flushed=c.updates)
-        state = state.replace(totals=r.programs.empty(packed), scores=np.zeros(TALLY))
+        state = state.replace(totals=r.programs.empty(events.packed), scores=np.zeros(TALLY))
     state = state.replace(counters=c.replace(settled=c.env_steps))
     if r.saver:
         r.saver.events(state, scalars)

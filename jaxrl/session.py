@@ -33,6 +33,7 @@ from jaxrl.start import Start, start_of
 from jaxrl.state import Counters, RunState
 from jaxrl.stopwatch import Stopwatch
 from jaxrl.stores import Checkpoint, Stores, search
+from jaxrl.telling import banner, describe, finished, say_goodbye
 from jaxrl.types import Step
 
 
@@ -82,6 +83,20 @@ def train(command: Command, machine: runtime.Machine, argv: list[str], control: 
     return finished(config, counters)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A run in its directory, of which nothing is compiled yet."""
+
+    run_dir: rundir.RunDir
+    parts: Parts
+    env: CheckedEnv
+    stores: Stores | None
+    start: Start
+    control: Control
+    sinks: Sinks
+    began: float  # time.monotonic
+
+
 def train_in(
     run_dir: rundir.RunDir,
     parts: Parts,
@@ -91,57 +106,89 @@ def train_in(
     control: Control,
 ) -> Counters:
     """The run in its directory, from a checkpoint if there is one."""
-    config, faults, began = parts.config, control.faults, time.monotonic()
+    faults, began = control.faults, time.monotonic()
     with contextlib.ExitStack() as stack:
         faults.at("start")
-        sinks = stack.enter_context(open_sinks(run_dir, config, start.files, faults))
-        sinks.banner(banner(parts, run_dir, start))
-        for line in (*start.remarks, "compiling: seconds with a warm cache, up to a minute without ..."):
-            sinks.note(line)
-        faults.at("compile")
-        programs, compile_s = compiled(parts, env), time.monotonic() - began
-        state = saving.fitting(env, first_state(programs, start, config, sinks), sinks.note)
-        if start.saved and state.env is None:  # episodes begin anew, and not with those that the run has seen
-            env.close()
-            env = stack.enter_context(training_env(config, start.step))
-        env.faults, reports = faults, nans.Reports(run_dir.path, parts, programs, sinks.note)
-        with reports.border(state.counters):
-            state, first = begin(parts, env, state)
-        files = stack.enter_context(opened_episodes(run_dir, config, start.files))
-        watch = started(start.counters, began, compile_s)
-        run_dir.note(**describe(parts, programs, compile_s))
-        schedule = plan.Plan.of(config)
-        saver = stores and Saver(
-            stores=stores,
-            config=config,
-            clock=schedule.clock,
-            identity=run_dir.identity() | {"spaces": plain(env.spaces)},
-            programs=programs,
-            sinks=sinks,
-            watch=watch,
-            snapshot=env.snapshot,
-            reports=reports,
-        )
-        machinery = loop.Run(
+        sinks = stack.enter_context(open_sinks(run_dir, parts.config, start.files, faults))
+        opened = Opened(
+            run_dir=run_dir,
             parts=parts,
-            programs=programs,
-            plan=schedule,
             env=env,
+            stores=stores,
+            start=start,
+            control=control,
             sinks=sinks,
-            saver=saver,
-            reports=reports,
-            episodes=files,
-            watch=watch,
-            stop=control.stop,
-            projector=Projector(run_dir.path / "videos", sinks.note, sinks.post),
-            profiler=stack.enter_context(Profiler(run_dir.path / "profile", config.profile, sinks.note)),
-            faults=faults,
+            began=began,
         )
+        introduce(opened)
+        faults.at("compile")
+        programs = compiled(parts, env)
+        machinery, state, first = ready(stack, opened, programs, time.monotonic() - began)
         state = loop.run(machinery, state, first)
-        if files:
-            close_episodes(files, sinks)
-        say_goodbye(run_dir, config, sinks, state.counters)
+        wind_up(opened, machinery, state.counters)
         return state.counters
+
+
+def introduce(opened: Opened) -> None:
+    """Says what the run is, and that compiling takes a while."""
+    opened.sinks.banner(banner(opened.parts, opened.run_dir, opened.start))
+    for line in (
+        *opened.start.remarks,
+        "compiling: seconds with a warm cache, up to a minute without ...",
+    ):
+        opened.sinks.note(line)
+
+
+def ready(
+    stack: contextlib.ExitStack, opened: Opened, programs: Programs, compile_s: float
+) -> tuple[loop.Run, RunState, Step]:
+    """The machinery of the run, its first state and the environments' first row; `stack` closes it."""
+    run_dir, parts, start, sinks = opened.run_dir, opened.parts, opened.start, opened.sinks
+    config, env, faults = parts.config, opened.env, opened.control.faults
+    state = saving.fitting(env, first_state(programs, start, config, sinks), sinks.note)
+    if start.saved and state.env is None:  # episodes begin anew, and not with those that the run has seen
+        env.close()
+        env = stack.enter_context(training_env(config, start.step))
+    env.faults, reports = faults, nans.Reports(run_dir.path, parts, programs, sinks.note)
+    with reports.border(state.counters):
+        state, first = begin(parts, env, state)
+    watch = started(start.counters, opened.began, compile_s)
+    run_dir.note(**describe(parts, programs, compile_s))
+    schedule = plan.Plan.of(config)
+    saver = opened.stores and Saver(
+        stores=opened.stores,
+        config=config,
+        clock=schedule.clock,
+        identity=run_dir.identity() | {"spaces": plain(env.spaces)},
+        programs=programs,
+        sinks=sinks,
+        watch=watch,
+        snapshot=env.snapshot,
+        reports=reports,
+    )
+    machinery = loop.Run(
+        parts=parts,
+        programs=programs,
+        plan=schedule,
+        env=env,
+        sinks=sinks,
+        saver=saver,
+        reports=reports,
+        episodes=stack.enter_context(opened_episodes(run_dir, config, start.files)),
+        watch=watch,
+        stop=opened.control.stop,
+        projector=Projector(run_dir.path / "videos", sinks.note, sinks.post),
+        profiler=stack.enter_context(Profiler(run_dir.path / "profile", config.profile, sinks.note)),
+        faults=faults,
+    )
+    return machinery, state, first
+
+
+def wind_up(opened: Opened, machinery: loop.Run, counters: Counters) -> None:
+    """After the last save. Raises WriteFailed if rows were lost."""
+    if machinery.episodes:
+        close_episodes(machinery.episodes, opened.sinks)
+    say_goodbye(opened.run_dir, opened.parts.config, opened.sinks, counters)
 
 
 def started(c: Counters, began: float, compile_s: float) -> Stopwatch:
@@ -149,11 +196,6 @@ def started(c: Counters, began: float, compile_s: float) -> Stopwatch:
     watch = Stopwatch(c.wall_s + time.monotonic() - began)
     watch.begin(c.env_steps, c.updates, compile_s)
     return watch
-
-
-def finished(config: Config, counters: Counters) -> bool:
-    """The last step was made, and its row and evaluation too."""
-    return counters.settled == plan.clock_of(config).steps
 
 
 @contextlib.contextmanager
@@ -269,59 +311,6 @@ def open_sinks(run_dir: rundir.RunDir, config: Config, saved: saving.Saved | Non
         )
     except OSError as error:
         raise WriteFailed(f"{error.filename or run_dir.path}: {error.strerror or error}") from error
-
-
-def banner(parts: Parts, run_dir: rundir.RunDir | None, start: Start | None) -> list[str]:
-    """Lines for the start: what the run is and what it will do."""
-    config, machine, facts = parts.config, parts.machine, {}
-    if run_dir and start:
-        facts["run"] = str(run_dir.path) + start.words
-    facts["device"] = f"{machine.kind} ({machine.platform}){shared_by(parts)}"
-    if parts.learner.update is not None:
-        params = jax.eval_shape(parts.learner.init, parts.key).params
-        count = sum(x.size for x in jax.tree.leaves(params))
-        size = "" if config.agent == "drq" else f"{config.model.size}, "
-        facts["model"] = f"{size}{count:,} parameters, {config.model.compute_dtype}"
-    if where := assembly.stepping(parts):
-        facts["stepping"] = where
-    return plan.banner(config, plan.Plan.of(config), parts.replay, facts)
-
-
-def shared_by(parts: Parts) -> str:
-    """For the banner: how several devices share the work; "" for one."""
-    count, place = parts.machine.count, Placement(parts)
-    if count == 1:
-        return ""
-    each = f"{parts.config.batch_size // count} of each batch"
-    if place.split:
-        return f" x {count}: {each}"
-    if place.groups == 1:
-        return f" x {count}: {each}; replay whole on each, since env.num_envs is no multiple of {count}"
-    return f" x {count}: {each}, {parts.replay.streams // count} environments and their replay"
-
-
-def say_goodbye(run_dir: rundir.RunDir, config: Config, sinks: Sinks, c: Counters) -> None:
-    """Notes how the run ended. Raises WriteFailed if rows were lost."""
-    done = finished(config, c)
-    reason = "done" if done else "stopped"
-    run_dir.note(exit=reason, ended=rundir.now(), wall_s=c.wall_s, env_steps=c.env_steps, updates=c.updates)
-    sinks.note(f"{reason} at step {c.env_steps:,} after {c.updates:,} updates: {run_dir.path}")
-    if not done and config.checkpoint.enabled:
-        sinks.note(f"to continue: the same command with --logdir={run_dir.path}")
-    sinks.close(hurried=not done)  # tries once more what could not be written before
-    if sinks.lost:
-        raise WriteFailed(f"metrics were lost ({sinks.failure or sinks.lost}); free disk space")
-
-
-def describe(parts: Parts, programs: Programs, compile_s: float) -> dict[str, object]:
-    """For run.json: where and with what the run computes."""
-    machine = parts.machine
-    return {
-        "versions": runtime.versions(),
-        "device": {"platform": machine.platform, "kind": machine.kind, "count": machine.count},
-        "compile_s": round(compile_s, 3),  # with tracing; programs are compiled side by side
-        "compile_s_each": {name: round(x.seconds, 3) for name, x in programs.compiled.items()},
-    }
 
 
 def dry_run(command: Command, machine: runtime.Machine, say: Callable[[str], None]) -> None:

@@ -23,7 +23,7 @@ ROOMS = (
     ("parts", "placement", "sources", "chunk", "programs", "state", "plan"),
     ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "saver", "start", "nans")
     + ("actor", "filming", "videos", "reading", "dreams", "samples"),
-    ("loop", "collect", "onboard", "assembly", "flags", "commands"),
+    ("loop", "collect", "onboard", "assembly", "telling", "flags", "commands"),
     ("session", "supervise", "measuring", "trial", "inference", "checks"),
     ("train", "evaluate", "report", "runs", "doctor"),
 )

@@ -17,6 +17,7 @@ CLASSES = {  # of settings by name, or by section where the name itself is in no
     "free": (
         *("steps", "log_every", "eval_every", "eval_eps", "eval_initial", "save_every", "save_seconds"),
         *("video_every", "live", "profile", "logdir", "device", "allow_config_change", "env.threads"),
+        *("seeds", "tasks"),  # a member's config has its own seed and task
         *("benchmark_at_end", "replay.budget_gb", "replay.placement", "replay.save_episodes"),
         *("eval.", "terminal.", "tensorboard.", "plot.", "wandb.", "checkpoint.", "runtime.", "debug."),
     ),
@@ -32,7 +33,7 @@ CLASSES = {  # of settings by name, or by section where the name itself is in no
 }
 BIRTH = ("resume_from", "init_from", "init_filter")  # how a run began cannot be changed, whatever is allowed
 # These hold for one start of the process; what is saved of them is of no use to the next.
-OF_COMMAND = ("logdir", "allow_config_change", "profile", "debug.fault")
+OF_COMMAND = ("logdir", "allow_config_change", "profile", "debug.fault", "seeds", "tasks")
 CONSEQUENCES = {"free": "", "warned": ", from here on", "refused": ", which makes it another run"}
 
 

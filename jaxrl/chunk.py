@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxrl import keys, metrics
+from jaxrl.axis import Axis
 from jaxrl.envs.batch import EnvCarry
 from jaxrl.feeds.ring import Ring
 from jaxrl.parts import Parts, batch_shapes, loops, metric_shapes, shaped
@@ -52,14 +53,21 @@ class ChunkPlan:
     due: Array  # [LONGEST] i32, updates after each row was inserted
 
 
-def chunk_program(parts: Parts) -> Callable[..., Any]:
-    """The loop itself: acts, inserts, learns and steps, `plan.rows` times; no row leaves the device."""
+def chunk_program(parts: Parts, axis: Axis | None = None) -> Callable[..., Any]:
+    """The loop itself: acts, inserts, learns and steps, `plan.rows` times; no row leaves the device.
+
+    With `axis` for all members of a population.
+    """
     learner, replay, place = parts.learner, parts.replay, Placement(parts)
     assert parts.batched is not None
     batched = parts.batched.on(place.layout, replay.streams)
+    advance, shown, told = batched.advance, batched.shown, batched.told
     act, n = act_program(learner, "train", keys.ACT), replay.streams
     insert = insert_program(place.feed(replay), parts.config.env.clip_reward)
     learn = learn_program(learner, place.feed(replay), True) if learner.update else None
+    if axis:
+        advance, shown, told = axis.flat(advance), axis.flat(shown), axis.flat(told)
+        act, insert, learn = axis.each(act), axis.each(insert), learn and axis.each(learn, shared=(4,))
 
     def chunk(moving: Moving, plan: ChunkPlan, key: Key):
         def one(i, x):
@@ -75,12 +83,12 @@ def chunk_program(parts: Parts) -> Callable[..., Any]:
                 )
                 names = "learner", "ring", "totals", "evidence", "policy"
                 m = m.replace(**dict(zip(names, after, strict=True)))
-            env, step = batched.advance(m.env, out.action)
-            step = batched.shown(env, step)
-            log = jax.tree.map(lambda buffer, x: buffer.at[i].set(x), log, batched.told(env, step))
+            env, step = advance(m.env, out.action)
+            step = shown(env, step)
+            log = jax.tree.map(lambda buffer, x: buffer.at[i].set(x), log, told(env, step))
             return m.replace(env=env, step=step), log, done + plan.due[i]
 
-        log = jax.eval_shape(batched.told, moving.env, moving.step)
+        log = jax.eval_shape(told, moving.env, moving.step)
         log = jax.tree.map(lambda x: jnp.zeros((LONGEST, *x.shape), x.dtype), log)
         moving, log, _ = jax.lax.fori_loop(0, plan.rows, one, (moving, log, plan.done))
         return moving, log

@@ -217,6 +217,9 @@ class RuntimeConfig(Section):
     prefix = "runtime."
     compile_cache: str = leaf("auto", "folder of compiled programs; auto = a folder of ours", "path")
     devices: int = leaf(0, "share each batch; 0 = all GPUs or TPUs, or one CPU", "devices", low=0, high=1024)
+    population: str = leaf(
+        "auto", "one program for all members, or in turn", choices=("auto", "joint", "turns")
+    )
     mem_fraction: float = leaf(0.0, "GPU memory taken at start; 0 = as JAX decides", low=0, high=0.99)
     matmul_precision: str = leaf("default", "of float32 products", choices=("default", "high", "highest"))
     debug_nans: bool = leaf(False, "stop at the operation that makes a NaN; slow")
@@ -237,6 +240,8 @@ class Config(Section):
     task: str = leaf("atari_pong", "suite and task, as atari_pong", source=BENCHMARK)
     steps: int = leaf(400_000, "length of the run", "env_steps", BENCHMARK, low=1)
     seed: int = leaf(0, "seed of everything random", low=0, high=1_000_000_000)
+    seeds: str = leaf("", "of a population, trained in one process: 0,1,2 or 0-4; each has its own folder")
+    tasks: str = leaf("", "of a population: atari_pong,atari_breakout; with seeds, each task with each")
     batch_size: int = leaf(16, "sequences or transitions of an update", "items", DREAMER, low=1, high=65_536)
     batch_length: int = leaf(64, "rows of a sequence; not of drq", "agent_steps", DREAMER, low=2, high=65_536)
     train_ratio: float = leaf(256.0, "replayed agent_steps per collected one", source=DREAMER, low=0)
@@ -381,6 +386,10 @@ def _broken(c: Config) -> Iterator[tuple[str, str, str]]:
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
             yield name, f"a regular expression ({error})", f"{name}=.*"
+    if c.seeds and not re.fullmatch(r"[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*", c.seeds):
+        yield "seeds", "numbers and ranges of them, separated by commas", "seeds=0-4"
+    if c.tasks and not re.fullmatch("[a-z0-9_]+(,[a-z0-9_]+)*", c.tasks):
+        yield "tasks", "names of tasks, separated by commas", "tasks=atari_pong,atari_breakout"
     if c.resume_from and c.init_from:
         yield "init_from", "empty beside resume_from", "init_from="
     model_widths(dataclasses.replace(c.model, size="1m") if c.model.size == "auto" else c.model)

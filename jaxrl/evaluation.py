@@ -141,8 +141,8 @@ def playing(
     quota: np.ndarray | None = None,
     watchers: Sequence[Watcher] = (),
 ) -> Game:
-    """The environments' half of `play`: `next` waits for the newest row of all of them, `send` takes the actions
-    and returns at once. Returns the episodes; raises Interrupted.
+    """The environments' half of `play`: `next` waits for their newest row, `send` takes actions and returns
+    at once. Returns the episodes; raises Interrupted.
     """
     quota = shares(config) if quota is None else quota
     n = len(quota)

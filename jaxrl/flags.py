@@ -51,6 +51,7 @@ class Command:
     text: str  # to print if the action is a question; "" otherwise
     origin: Origin  # what the flags were put on
     notes: tuple[str, ...] = ()  # how the config differs from that of the run that the command goes on with
+    named: bool = False  # whether it names the preset
 
 
 def preset_alone(origin: Origin, named: bool) -> Origin:
@@ -89,6 +90,7 @@ def parse(argv: Sequence[str], origin_of: Callable[[Origin, bool], Origin] = pre
         text=text,
         origin=origin,
         notes=notes,
+        named=named,
     )
 
 

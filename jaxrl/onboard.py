@@ -18,7 +18,7 @@ from jaxrl.envs.batch import Told
 from jaxrl.envs.hosted import Hosted
 from jaxrl.parts import Parts, loops
 from jaxrl.programs import Programs
-from jaxrl.state import RunState
+from jaxrl.state import Counters, RunState
 from jaxrl.types import Params, Step
 
 MOVING = "learner", "ring", "totals", "evidence", "policy", "carry", "counter"  # of the RunState, in a chunk
@@ -93,17 +93,21 @@ def chunk(r: Run, state: RunState, rows: int) -> tuple[RunState, Told]:
         state = state.replace(counters=state.counters.replace(updates=updates))
     if due.any():
         r.faults.at("learn")
-    plan = ChunkPlan(
+    r.profiler.begin(before.updates, int(due.sum()))
+    moving, told = r.programs.run_chunk(moving, planned(r, before, rows, due))
+    r.profiler.end(state.counters.updates, told)
+    r.env.replace(*moving.newest)
+    return state.replace(**{name: getattr(moving, name) for name in MOVING}), told
+
+
+def planned(r: Run, before: Counters, rows: int, due: np.ndarray) -> ChunkPlan:
+    """What a chunk of so many vector steps is to do. due: [LONGEST] i32, updates after each."""
+    return ChunkPlan(
         rows=np.array(rows, np.int32),
         done=np.array(before.updates, np.int32),
         agent_steps=np.array(before.env_steps // r.parts.config.env.action_repeat, np.int32),
         due=due,
     )
-    r.profiler.begin(before.updates, int(due.sum()))
-    moving, told = r.programs.run_chunk(moving, plan)
-    r.profiler.end(state.counters.updates, told)
-    r.env.replace(*moving.newest)
-    return state.replace(**{name: getattr(moving, name) for name in MOVING}), told
 
 
 def one_row(parts: Parts, programs: Programs, env: CheckedEnv, state: RunState) -> None:
@@ -129,13 +133,25 @@ def heard(r: Run, state: RunState, sent: Sent) -> RunState:
     assert isinstance(r.env, Hosted)
     told = r.watch.wait("device", lambda: jax.device_get(sent.told))
     reward, flags = (np.atleast_2d(x)[: sent.rows] for x in (told.reward, told.flags))
+    state = counted(r, state, reward, flags, sent.env_steps)
+    done = sent.env_steps + sent.rows * r.plan.clock.stride
+    r.sinks.progress(done, r.plan.clock.steps, {"updates": state.counters.updates})
+    return state
+
+
+def counted(r: Run, state: RunState, reward: np.ndarray, flags: np.ndarray, env_steps: int) -> RunState:
+    """Counts the episodes in rows that the host was told of.
+
+    Args:
+      reward, flags: [M, N], see Told.
+      env_steps: clock before them.
+    """
+    assert isinstance(r.env, Hosted)
     counts = r.env.batched.defines_success
-    for i in range(sent.rows):
+    for i in range(len(reward)):
         first, last, success = (flags[i] & bit > 0 for bit in (1, 2, 4))
         never = np.zeros_like(last)  # scores do not ask for it
         step = Step(obs={}, reward=reward[i], is_first=first, is_last=last, is_terminal=never)
         outcome = Outcome(reward[i], last, success if counts else None)
-        state = count_episodes(r, state, step, outcome, sent.env_steps + (i + 1) * r.plan.clock.stride)
-    done = sent.env_steps + sent.rows * r.plan.clock.stride
-    r.sinks.progress(done, r.plan.clock.steps, {"updates": state.counters.updates})
+        state = count_episodes(r, state, step, outcome, env_steps + (i + 1) * r.plan.clock.stride)
     return state

@@ -1,5 +1,7 @@
 """Every compiled function of a run, with its donation and its device, in one place."""
 
+import copy
+from collections.abc import Container
 from typing import Any
 
 import jax
@@ -24,16 +26,25 @@ class Programs:
     All of them only enqueue work; nothing here waits for a device.
     """
 
-    def __init__(self, parts: Parts):
+    def __init__(self, parts: Parts, without: Container[str] = ()):
+        """`without`: names of programs that nobody will call."""
         self._parts, self._place = parts, Placement(parts)
         self._split = self._place.split
         self.kinds = metrics.kinds_of(metric_shapes(parts))
         self.held_kinds = metrics.kinds_of(held_metric_shapes(parts))
         sources = chunk.sources(parts) | programs(parts, metrics.empty(self.kinds))
         sources |= report_programs(parts)
+        sources = {name: source for name, source in sources.items() if name not in without}
         self.compiled = compile_all(sources, parts.machine.platform)
         give_back_memory()
         self._key_at_replay = jax.device_put(parts.key, self._place.store)
+
+    def of(self, parts: Parts) -> "Programs":
+        """The same of a run that differs in its key only; nothing is compiled again."""
+        other = copy.copy(self)
+        other._parts, other._place = parts, Placement(parts)
+        other._key_at_replay = jax.device_put(parts.key, other._place.store)
+        return other
 
     def put(self, tree: Any) -> Any:
         """Explicit transfer to the learner's devices, a copy to each."""

@@ -253,6 +253,15 @@ def ancestor_of(run: pathlib.Path) -> str | None:
     return path if isinstance(path, str) else None
 
 
+def ending_of(run: pathlib.Path) -> str:
+    """How the newest start of a run ended, by its run.json; "" if that does not tell."""
+    try:
+        ended = read_json(run / "run.json").get("exit")
+    except (OSError, ValueError):
+        return ""
+    return ended if isinstance(ended, str) else ""
+
+
 def preset_of(run: pathlib.Path) -> str | None:
     """The preset of a run, by its run.json; None if that does not tell."""
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pathlib
 import time
 from collections.abc import Callable, Iterator
 
@@ -95,6 +96,7 @@ class Opened:
     control: Control
     sinks: Sinks
     began: float  # time.monotonic
+    home: pathlib.Path | None = None  # what --logdir names; None: the run directory
 
 
 def train_in(
@@ -129,9 +131,9 @@ def train_in(
         return state.counters
 
 
-def introduce(opened: Opened) -> None:
-    """Says what the run is, and that compiling takes a while."""
-    opened.sinks.banner(banner(opened.parts, opened.run_dir, opened.start))
+def introduce(opened: Opened, *more: str) -> None:
+    """Says what the run is, in a line each also what `more` there is, and that compiling takes a while."""
+    opened.sinks.banner([*banner(opened.parts, opened.run_dir, opened.start), *more])
     for line in (
         *opened.start.remarks,
         "compiling: seconds with a warm cache, up to a minute without ...",
@@ -188,7 +190,7 @@ def wind_up(opened: Opened, machinery: loop.Run, counters: Counters) -> None:
     """After the last save. Raises WriteFailed if rows were lost."""
     if machinery.episodes:
         close_episodes(machinery.episodes, opened.sinks)
-    say_goodbye(opened.run_dir, opened.parts.config, opened.sinks, counters)
+    say_goodbye(opened.run_dir, opened.parts.config, opened.sinks, counters, opened.home)
 
 
 def started(c: Counters, began: float, compile_s: float) -> Stopwatch:
@@ -233,9 +235,9 @@ def opened_episodes(
         yield files
 
 
-def recovered(stores: Stores) -> tuple[Checkpoint | None, list[str]]:
+def recovered(stores: Stores, limit: int | None = None) -> tuple[Checkpoint | None, list[str]]:
     try:
-        return stores.recover()
+        return stores.recover(limit)
     except OSError as error:
         raise WriteFailed(f"{error.filename or 'checkpoints/'}: {error.strerror or error}") from error
 
@@ -290,7 +292,10 @@ def begin(parts: Parts, env: CheckedEnv, state: RunState) -> tuple[RunState, Ste
     return state.replace(tracker=tracker), step
 
 
-def open_sinks(run_dir: rundir.RunDir, config: Config, saved: saving.Saved | None, faults: Faults) -> Sinks:
+def open_sinks(
+    run_dir: rundir.RunDir, config: Config, saved: saving.Saved | None, faults: Faults, label: str = ""
+) -> Sinks:
+    """`label`: of the run, where several share the terminal."""
     resume_step, scores_step = (saved.counters.settled, saved.step) if saved else (None, None)
     try:
         more: list[Sink] = [SampleFiles(run_dir.path, resume_step)]
@@ -306,6 +311,7 @@ def open_sinks(run_dir: rundir.RunDir, config: Config, saved: saving.Saved | Non
             tensorboard=config.tensorboard.enabled,
             terminal_filter=config.terminal.filter,
             terminal_style=config.terminal.style,
+            label=label,
             more=more,
             faults=faults,
         )

@@ -40,6 +40,7 @@ class Source:
     shapes: tuple[Any, ...]
     donate: tuple[int, ...] = ()
     out: Any = None  # shardings of what comes out, a prefix tree; None: as the compiler likes
+    shared: tuple[int, ...] = ()  # arguments that are the same for all members of a population
 
 
 def programs(parts: Parts, totals: Array) -> dict[str, Source]:
@@ -62,9 +63,8 @@ def programs(parts: Parts, totals: Array) -> dict[str, Source]:
         plan = shaped(jax.ShapeDtypeStruct((3,), jnp.int32), home)
         arguments = state, ring, totals, evidence, plan, key
         out = home, place.ring, home, place.evidence, home
-        found["learn"] = Source(
-            learn_program(learner, place.feed(replay), loops(parts)), arguments, (0, 1, 2, 3), out
-        )
+        function = learn_program(learner, place.feed(replay), loops(parts))
+        found["learn"] = Source(function, arguments, (0, 1, 2, 3), out, shared=(4,))
     if learner.update is not None and place.split:
         window = shaped(jax.eval_shape(replay.sample, ring, key, number)[2], store)
         latents = shaped(jax.eval_shape(learner.update, state, batch, key).latents, store)

@@ -49,8 +49,12 @@ class Stopwatch:
         """Calls, and counts the time as that of a phase."""
         start = time.monotonic()
         result = call()
-        self._phases[name] = self._phases.get(name, 0.0) + time.monotonic() - start
+        self.spent(name, time.monotonic() - start)
         return result
+
+    def spent(self, name: str, seconds: float) -> None:
+        """Counts time that somebody else has measured."""
+        self._phases[name] = self._phases.get(name, 0.0) + seconds
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -58,7 +62,7 @@ class Stopwatch:
         try:
             yield
         finally:
-            self._phases[name] = self._phases.get(name, 0.0) + time.monotonic() - start
+            self.spent(name, time.monotonic() - start)
 
     def lap(self, env_steps: int, updates: int) -> dict[str, float]:
         """Seconds by phase and rates since the last lap; evaluation and saving do not slow a rate down."""

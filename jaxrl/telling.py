@@ -1,5 +1,7 @@
 """What a run says of itself: at its start, in run.json, and at its end."""
 
+import pathlib
+
 import jax
 
 from jaxrl import assembly, plan, rundir, runtime
@@ -47,14 +49,19 @@ def shared_by(parts: Parts) -> str:
     return f" x {count}: {each}, {parts.replay.streams // count} environments and their replay"
 
 
-def say_goodbye(run_dir: rundir.RunDir, config: Config, sinks: Sinks, c: Counters) -> None:
-    """Notes how the run ended. Raises WriteFailed if rows were lost."""
+def say_goodbye(
+    run_dir: rundir.RunDir, config: Config, sinks: Sinks, c: Counters, home: pathlib.Path | None = None
+) -> None:
+    """Notes how the run ended. Raises WriteFailed if rows were lost.
+
+    `home`: what --logdir names, if it is another folder.
+    """
     done = finished(config, c)
     reason = "done" if done else "stopped"
     run_dir.note(exit=reason, ended=rundir.now(), wall_s=c.wall_s, env_steps=c.env_steps, updates=c.updates)
     sinks.note(f"{reason} at step {c.env_steps:,} after {c.updates:,} updates: {run_dir.path}")
     if not done and config.checkpoint.enabled:
-        sinks.note(f"to continue: the same command with --logdir={run_dir.path}")
+        sinks.note(f"to continue: the same command with --logdir={home or run_dir.path}")
     sinks.close(hurried=not done)  # tries once more what could not be written before
     if sinks.lost:
         raise WriteFailed(f"metrics were lost ({sinks.failure or sinks.lost}); free disk space")

@@ -157,9 +157,12 @@ def train(command: flags.Command, argv: list[str], stop: StopRequest) -> int:
     for line in (f"starting {command.preset} on {command.config.task} ...", *command.notes):
         say(line)
     runtime.prepare(command.config)
-    from jaxrl import session  # imports jax, which takes seconds
+    from jaxrl import population, session  # imports jax, which takes seconds
 
     machine = runtime.start(command.config)
+    if command.config.seeds or command.config.tasks:
+        control = session.Control(stop, stop.opened, faults)
+        return exits.DONE if population.train(command, machine, argv, control) else stop.code
     command = dataclasses.replace(command, config=runtime.resolve(command.config, machine))
     if command.action == "dry_run":
         session.dry_run(command, machine, lambda line: print(line, flush=True))

@@ -20,11 +20,11 @@ ROOMS = (
     + ("aggregate", "charts", "profiling"),
     ("nets", "envs"),
     ("learners", "feeds"),
-    ("parts", "placement", "sources", "chunk", "programs", "state", "plan"),
+    ("parts", "placement", "sources", "axis", "chunk", "programs", "members", "state", "plan"),
     ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "saver", "start", "nans")
     + ("actor", "filming", "videos", "reading", "dreams", "samples"),
-    ("loop", "collect", "onboard", "assembly", "telling", "flags", "commands"),
-    ("session", "supervise", "measuring", "trial", "inference", "checks"),
+    ("loop", "lockstep", "abreast", "collect", "onboard", "assembly", "telling", "flags", "commands"),
+    ("session", "population", "supervise", "measuring", "trial", "inference", "checks"),
     ("train", "evaluate", "report", "runs", "doctor"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}

@@ -127,6 +127,7 @@ def make_sinks(
     tensorboard: bool = True,
     terminal_filter: str = "",
     terminal_style: str = "auto",
+    label: str = "",
     more: Sequence[Sink] = (),
     faults: Faults = OFF,
 ) -> Sinks:
@@ -143,6 +144,7 @@ def make_sinks(
       terminal_filter: regular expression, searched in a metric's own and its Stable-Baselines3 name;
         "" = the usual ones, ".*" = all.
       terminal_style: "auto" (rich on a terminal, else plain), "rich", "plain" or "off".
+      label: of the run, where several share the terminal.
       more: other sinks.
       faults: to happen in sinks, by their names.
 
@@ -150,7 +152,9 @@ def make_sinks(
       ValueError: a bad filter or style, before any file is touched.
       OSError: the files cannot be opened. After the start, such errors are handled inside.
     """
-    terminal = make_terminal(sys.stdout, style=terminal_style, steps=steps, pattern=terminal_filter)
+    terminal = make_terminal(
+        sys.stdout, style=terminal_style, steps=steps, pattern=terminal_filter, label=label
+    )
     (run_dir / tables.FOLDER).mkdir(parents=True, exist_ok=True)
     of_episodes = resume_step if scores_step is None else scores_step
     last_of = {"metrics.jsonl": resume_step, "scores.jsonl": of_episodes}

@@ -65,9 +65,15 @@ class PlainTerminal(Sink):
     name = "terminal"
     takes: ClassVar[tuple[type, ...]] = (Row, ScoreRow, Note, Banner)
 
-    def __init__(self, stream: TextIO, *, steps: int, pattern: str = "", owned: bool = False) -> None:
-        """`steps`: env_steps of the whole run. `owned`: the stream is closed with the sink."""
+    def __init__(
+        self, stream: TextIO, *, steps: int, pattern: str = "", owned: bool = False, label: str = ""
+    ) -> None:
+        """`steps`: env_steps of the whole run. `owned`: the stream is closed with the sink.
+
+        `label`: stands before every line, where several runs share a terminal.
+        """
         self._stream = stream
+        self._label = f"{label}  " if label else ""
         self._steps = steps
         self._owned = owned
         self._chooser = Chooser(pattern)
@@ -85,7 +91,7 @@ class PlainTerminal(Sink):
             case Row():
                 self._show(event)
             case Note(text):
-                self._print(text)
+                self._print(self._label + text)
             case Banner(lines):
                 self._print("\n".join(lines))
 
@@ -112,7 +118,7 @@ class PlainTerminal(Sink):
 
     def _show(self, row: Row) -> None:
         self._pace.add(row.wall_s, row.step, row.updates)
-        self._print(self._line(self.values(row)))
+        self._print(self._label + self._line(self.values(row)))
 
     def _line(self, values: Mapping[str, float]) -> str:
         step, total = int(values["step"]), str(self._steps)
@@ -236,9 +242,12 @@ class RichTerminal(PlainTerminal):
 
 
 def make_terminal(
-    stream: TextIO | None, *, style: str = "auto", steps: int, pattern: str = ""
+    stream: TextIO | None, *, style: str = "auto", steps: int, pattern: str = "", label: str = ""
 ) -> PlainTerminal | None:
-    """The terminal of a run; None where nothing is to be shown. ValueError names a bad option."""
+    """The terminal of a run; None where nothing is to be shown. ValueError names a bad option.
+
+    Runs with a label share a terminal with others: theirs are plain lines.
+    """
     if style not in STYLES:
         raise ValueError(f"terminal.style={style!r} must be one of {', '.join(STYLES)}")
     Chooser(pattern)
@@ -247,9 +256,10 @@ def make_terminal(
     pretty = style == "rich" or (
         style == "auto" and _is_terminal(stream) and not Console(file=stream).is_dumb_terminal
     )
-    kind = RichTerminal if pretty else PlainTerminal
     own = _own(stream)
-    return kind(own, steps=steps, pattern=pattern, owned=own is not stream)
+    if label or not pretty:
+        return PlainTerminal(own, steps=steps, pattern=pattern, owned=own is not stream, label=label)
+    return RichTerminal(own, steps=steps, pattern=pattern, owned=own is not stream)
 
 
 def _own(stream: TextIO) -> TextIO:

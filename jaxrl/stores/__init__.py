@@ -9,9 +9,9 @@ then refuses numbers that are not finite, adds the manifest (only now it is a ch
 removes what is not kept any longer: in this order, so that the process may die anywhere and nothing is lost.
 A step that is saved again, by a run that went on from an older one, gets the name <step>.2 and so on.
 
-A run that goes back to an older step takes back what it did after it. Best and periodic checkpoints of those
-steps are renamed to <step>.undone, for they are of another history; each is removed when this one has come
-by its step, or has a best that is as good.
+A run that goes back to an older step takes back what it did after it. Checkpoints of those steps are renamed
+to <step>.undone, for they are of another history; each is removed when this one has come by its step, or has a
+best that is as good.
 """
 
 import dataclasses
@@ -106,8 +106,10 @@ class Stores:
         self._thread: threading.Thread | None = None
         self.best: Rank | None = None  # of the best; None: there is none
 
-    def recover(self) -> tuple[Checkpoint | None, list[str]]:
+    def recover(self, limit: int | None = None) -> tuple[Checkpoint | None, list[str]]:
         """The checkpoint to go on from, None in a new run; and lines about what was set aside.
+
+        With `limit` one of at most that many env_steps: what came after it is undone.
 
         Half-written folders are removed, damaged and undone checkpoints renamed, the log completed.
 
@@ -115,7 +117,7 @@ class Stores:
           NoCheckpoint: if there were checkpoints and none of them is intact. Nothing is touched then.
         """
         root, saved = self._run / "checkpoints", self._log.saved()
-        found, damaged = search(self._run)
+        found, damaged = search(self._run, limit=limit)
         missing = [root / name for name in sorted(saved) if not (root / name / manifest.NAME).exists()]
         damaged |= dict.fromkeys(missing, "its manifest is missing")
         damaged |= dict(self._damaged_others(damaged))
@@ -136,10 +138,15 @@ class Stores:
         self.best = self._stored_best()
         return found, remarks
 
+    def steps(self, limit: int | None = None) -> set[int]:
+        """Steps of which there is a whole state; with `limit`, of at most so many env_steps."""
+        there = (x.step for x in checkpoints(self._run / "checkpoints" / LATEST))
+        return {step for step in there if limit is None or step <= limit}
+
     def _undo(self, step: int) -> list[str]:
         """Sets aside the checkpoints of a future that does not come: those beyond where the run goes on."""
         gone = []
-        for store in (BEST, PERIODIC):
+        for store in STORES:
             home = self._run / "checkpoints" / store
             beyond = (x.folder for x in checkpoints(home) if x.step > step)
             for folder in sorted(beyond, key=numbers):

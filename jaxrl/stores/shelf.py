@@ -170,17 +170,19 @@ def set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
 
 
 def search(
-    run: pathlib.Path, stores: Sequence[str] = STORES, check: Check = intact
+    run: pathlib.Path, stores: Sequence[str] = STORES, check: Check = intact, limit: int | None = None
 ) -> tuple[Checkpoint | None, dict[pathlib.Path, str]]:
     """The newest intact checkpoint of a run, and those before it in line that are damaged, with why.
 
-    First those with the whole state; only if none of them is left, the newest of the others.
+    With `limit`, of at most so many env_steps. First those with the whole state; only if none of them is left,
+    the newest of the others.
 
     Raises:
       NoCheckpoint: if one has a newer format.
     """
     root = run / "checkpoints"
     found = [folder for store in stores for folder in folders(root / store)]
+    found = [folder for folder in found if limit is None or numbers(folder)[0] <= limit]
     damaged = {}
     for folder in sorted(found, key=lambda x: (x.parent.name == LATEST, numbers(x)), reverse=True):
         if not (folder / manifest.NAME).exists():

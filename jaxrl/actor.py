@@ -194,7 +194,9 @@ def plain(spaces: Spaces) -> dict[str, Any]:
     action = spaces.action
     return {
         "obs": {name: [str(spec.dtype), list(spec.shape)] for name, spec in spaces.obs.items()},
-        "action": {"discrete": action.n} if isinstance(action, Discrete) else {"continuous": action.size},
+        "action": {"discrete": action.n, **({} if action.own is None else {"own": action.own})}
+        if isinstance(action, Discrete)
+        else {"continuous": action.size},
     }
 
 
@@ -206,8 +208,10 @@ def spaces_of(facts: Mapping[str, Any], config: Config) -> Spaces:
     """
     if said := facts.get("spaces"):
         obs = {name: ArraySpec(tuple(shape), np.dtype(dtype)) for name, (dtype, shape) in said["obs"].items()}
-        ((kind, size),) = said["action"].items()
-        return Spaces(obs=obs, action=Discrete(size) if kind == "discrete" else Continuous(size))
+        action = dict(said["action"])
+        if "discrete" in action:
+            return Spaces(obs=obs, action=Discrete(action["discrete"], action.get("own")))
+        return Spaces(obs=obs, action=Continuous(action["continuous"]))
     try:
         if single := envs.device_env(config.task, envs.judged(config.env)):
             return single.spaces

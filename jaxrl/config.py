@@ -50,6 +50,9 @@ class EnvConfig(Section):
     stack: int = leaf(1, "newest frames shown together, as channels", "frames", low=1, high=16)
     sticky: float = leaf(0.0, "chance that a simulator step repeats the action before", low=0, high=1)
     full_actions: bool = leaf(False, "all 18 Atari actions instead of the game's minimal set")
+    actions: int = leaf(
+        0, "size of a set that games of a population share; 0 = its own", "actions", low=0, high=18
+    )
     noops: int = leaf(30, "most random no-ops that start an episode", "frames", low=0, high=10_000)
     fire_reset: bool = leaf(False, "press FIRE when an episode starts")
     lives: str = leaf("unused", "what a lost life ends", choices=("unused", "terminal", "discount"))

@@ -146,10 +146,13 @@ def settle(p: Population, all: Together) -> Together:
     if p.members is not None:
         return settle_jointly(p, all)
     for m in all.unsettled:
+        began = time.monotonic()
         try:
             all = all.changed(m, loop.settle(p.runs[m], all.states[m]))
         except Diverged as error:
             all = all.without(m, error)
+        for other, r in enumerate(p.runs):  # whose rates it must not slow down
+            r.watch.spent("eval", time.monotonic() - began if other != m else 0.0)
     return all
 
 

@@ -6,16 +6,14 @@ it can be continued alone, looked at, compared. All are at the same step at ever
 
 import contextlib
 import dataclasses
-import pathlib
 import time
 from collections.abc import Iterator, Sequence
 
 import jax
 
-from jaxrl import abreast, changes, lockstep, rundir, runtime
+from jaxrl import abreast, changes, lockstep, rundir
 from jaxrl.assembly import assemble, compiled
-from jaxrl.changes import Origin
-from jaxrl.config import Config, ConfigError, Value, replace, to_dict
+from jaxrl.config import Config, ConfigError
 from jaxrl.envs.base import CheckedEnv
 from jaxrl.exits import Diverged, WriteFailed
 from jaxrl.flags import Command
@@ -23,6 +21,7 @@ from jaxrl.layout import Layout
 from jaxrl.lockstep import Population, Together
 from jaxrl.members import ON_DEVICE, Members
 from jaxrl.parts import Parts
+from jaxrl.roster import commands_of, present, with_environments
 from jaxrl.runtime import Machine
 from jaxrl.session import (
     Control,
@@ -33,72 +32,12 @@ from jaxrl.session import (
     opened_stores,
     ready,
     recovered,
-    training_env,
     wind_up,
 )
 from jaxrl.start import Start, start_of
 from jaxrl.state import RunState
 from jaxrl.stores import Checkpoint, Stores
 from jaxrl.telling import finished
-
-MOST = 1_024  # members
-
-
-def commands_of(command: Command) -> dict[str, Command]:
-    """The command of each member by its name, as if each were given alone.
-
-    Raises:
-      ConfigError: if there is no member or one twice, or the folder holds a run of its own.
-    """
-    config, origin = command.config, command.origin
-    if origin.path is not None:
-        raise ConfigError(
-            f"logdir={config.logdir}: holds a run of its own; --seeds and --tasks make a folder for each "
-            "member, so choose another"
-        )
-    tasks, seeds = config.tasks.split(",") if config.tasks else [config.task], numbers(config)
-    found = {f"{task}-{seed}": {"task": task, "seed": seed} for task in tasks for seed in seeds}
-    if len(found) < len(tasks) * len(seeds):
-        raise ConfigError(f"seeds={config.seeds}, tasks={config.tasks}: one is named twice; name each once")
-    if len(found) > MOST:
-        raise ConfigError(f"seeds={config.seeds}: {len(found)} members are more than {MOST}; name fewer")
-    home = home_of(config, command.preset)
-    given = {k: x for k, x in origin.given.items() if k not in ("seeds", "tasks")}
-    return {
-        name: alone(command, given | own | {"logdir": str(home / name)}, profiles=not number)
-        for number, (name, own) in enumerate(found.items())
-    }
-
-
-def numbers(config: Config) -> list[int]:
-    """The seeds: of 0,2,5-7 these are 0, 2, 5, 6, 7."""
-    if not config.seeds:
-        return [config.seed]
-    found = []
-    for part in config.seeds.split(","):
-        first, _, last = part.partition("-")
-        if int(last or first) < int(first) or int(last or first) - int(first) > MOST:
-            raise ConfigError(f"seeds={config.seeds}: {part} is no range of seeds; for example seeds=0-4")
-        found += range(int(first), int(last or first) + 1)
-    return found
-
-
-def home_of(config: Config, preset: str) -> pathlib.Path:
-    """The folder of all members' run directories."""
-    if config.logdir:
-        return rundir.located("logdir", config.logdir)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return rundir.unused(pathlib.Path("runs").resolve() / preset / f"population-{stamp}")
-
-
-def alone(command: Command, given: dict[str, Value], profiles: bool) -> Command:
-    """The command of one member. Only one may trace a profile at a time."""
-    given = given if profiles else given | {"profile": ""}
-    origin = Origin(config=command.origin.config, given=given, preset=command.preset)
-    origin = rundir.origin_of(origin, command.named)
-    config = replace(origin.config, dict(origin.given) | {"seeds": "", "tasks": ""})
-    notes = (*origin.notes, *changes.lines(origin, config))
-    return dataclasses.replace(command, config=config, origin=origin, notes=notes, preset=origin.preset)
 
 
 def train(command: Command, machine: Machine, argv: list[str], control: Control) -> bool:
@@ -109,16 +48,13 @@ def train(command: Command, machine: Machine, argv: list[str], control: Control)
     """
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        members = present(commands_of(command), machine)
-        env = [stack.enter_context(training_env(x.config, 0)) for x in members.values()]
-        check_alike(members, env)
-        alone = one_device(machine)
+        members, env = with_environments(stack, present(commands_of(command), machine))
         configs = [x.config for x in members.values()]
-        parts = of_each(assemble(configs[0], alone, env[0]), configs)
+        parts = of_each(assemble(configs[0], one_device(machine), env[0]), configs, env)
         layout = layout_of(parts[0], machine, len(members))
         check_memory(parts, layout)
         run_dirs, stores = opened(stack, members, parts, control)
-        starts, parts = begun(members, stores, parts, env[0])
+        starts, parts = begun(members, stores, parts, env)
         with told_of_failure(run_dirs):
             for one, run_dir, start in zip(members.values(), run_dirs, starts, strict=True):
                 changed = changes.changed(one.origin, one.config)
@@ -151,44 +87,19 @@ def train(command: Command, machine: Machine, argv: list[str], control: Control)
     return finished(configs[0], states.counters)
 
 
-def present(members: dict[str, Command], machine: Machine) -> dict[str, Command]:
-    """With resolved configs, and without those that have diverged before. Raises Diverged if all have."""
-    left = {}
-    for name, command in members.items():
-        path = pathlib.Path(command.config.logdir)
-        ended = rundir.ending_of(path) if command.origin.saved is not None else ""
-        if not ended.startswith(Diverged.__name__):
-            left[name] = dataclasses.replace(command, config=runtime.resolve(command.config, machine))
-    if not left:
-        raise Diverged(
-            f"all {len(members)} members have diverged; start again with a lower --opt.lr elsewhere"
-        )
-    return left
-
-
-def check_alike(members: dict[str, Command], env: Sequence[CheckedEnv]) -> None:
-    """Raises ConfigError if the members' settings differ in more than seed and task, or their spaces do."""
-    own = ("seed", "task", "logdir", "profile")
-    (first, one), *others = ((name, to_dict(x.config)) for name, x in members.items())
-    for (name, config), there in zip(others, env[1:], strict=True):
-        if differ := [k for k in one if one[k] != config[k] and k not in own]:
-            raise ConfigError(
-                f"{differ[0]}: {first} has {one[differ[0]]} and {name} has {config[differ[0]]}; "
-                f"continue them alone, each by its --logdir"
-            )
-        if there.spaces != env[0].spaces:
-            raise ConfigError(f"tasks: {first} and {name} differ in what is seen or done there; name others")
-
-
 def one_device(machine: Machine) -> Machine:
     """For the programs of one member."""
     return dataclasses.replace(machine, layout=Layout(machine.layout.devices[:1]))
 
 
-def of_each(parts: Parts, configs: Sequence[Config]) -> list[Parts]:
-    """The parts of each member, from those of one: all but the key is shared."""
-    keys = [jax.device_put(jax.random.key(x.seed), parts.machine.layout.whole) for x in configs]
-    return [dataclasses.replace(parts, config=x, key=key) for x, key in zip(configs, keys, strict=True)]
+def of_each(parts: Parts, configs: Sequence[Config], env: Sequence[CheckedEnv]) -> list[Parts]:
+    """The parts of each member, from those of one: all but key and actions is shared."""
+    found = []
+    for config, one in zip(configs, env, strict=True):
+        key = jax.device_put(jax.random.key(config.seed), parts.machine.layout.whole)
+        replay = dataclasses.replace(parts.replay, spaces=one.spaces)
+        found.append(dataclasses.replace(parts, config=config, key=key, replay=replay))
+    return found
 
 
 def layout_of(parts: Parts, machine: Machine, count: int) -> Layout | None:
@@ -246,7 +157,10 @@ def opened(
 
 
 def begun(
-    members: dict[str, Command], stores: Sequence[Stores | None], parts: Sequence[Parts], env: CheckedEnv
+    members: dict[str, Command],
+    stores: Sequence[Stores | None],
+    parts: Sequence[Parts],
+    env: Sequence[CheckedEnv],
 ) -> tuple[list[Start], list[Parts]]:
     """Where each member begins, and the parts with room for what its replay holds."""
     starts = []
@@ -261,7 +175,8 @@ def begun(
         raise ConfigError(f"logdir: {', '.join(members)} have not made the same updates; continue each alone")
     saved = starts[0].saved
     if saved:
-        parts = of_each(assemble(parts[0].config, parts[0].machine, env, saved), [x.config for x in parts])
+        first = assemble(parts[0].config, parts[0].machine, env[0], saved)
+        parts = of_each(first, [x.config for x in parts], env)
     return starts, list(parts)
 
 

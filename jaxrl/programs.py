@@ -169,7 +169,9 @@ class Programs:
 
     def init(self) -> Any:
         """A new learner state, from the run's key."""
-        return self.compiled["init"].call(self._parts.key)
+        state = self.compiled["init"].call(self._parts.key)
+        allowed = self._parts.replay.spaces.allowed  # in a population, it is another game that was compiled
+        return state if allowed is None else state.replace(allowed=self.put(allowed))
 
     def empty_rings(self) -> tuple[Ring, Ring | None]:
         feeds, places = (self._parts.replay, self._parts.held), self._place.ring

@@ -83,14 +83,18 @@ def until_it_ends(child: Child, path: pathlib.Path) -> int:
 
 
 def progress(path: pathlib.Path) -> tuple[int, int]:
-    """Steps (env_steps) of a run's newest checkpoint and of its last row; -1 where there is none."""
-    store = path / "checkpoints" / "latest"
+    """Steps (env_steps) of a run's newest checkpoint and of its last row; -1 where there is none.
+
+    Of a population, whose members lie in folders of the path, the farthest.
+    """
+    runs = [path, *(file.parent for file in path.glob("*/config.json"))]
     saved = [
         int(file.parent.name.partition(".")[0])
-        for file in store.glob("*/manifest.json")
+        for run in runs
+        for file in (run / "checkpoints" / "latest").glob("*/manifest.json")
         if re.fullmatch(r"\d+(\.\d+)?", file.parent.name)
     ]
-    return max(saved, default=-1), last_step(path / "metrics.jsonl")
+    return max(saved, default=-1), max(last_step(run / "metrics.jsonl") for run in runs)
 
 
 def last_step(file: pathlib.Path) -> int:

@@ -34,7 +34,7 @@ class StopRequest:
         self._at = -math.inf  # time.monotonic of that signal
         self._asked = 0  # times
         self._connected = False
-        self.run_dir: rundir.RunDir | None = None  # once it is this command's
+        self.run_dirs: list[rundir.RunDir] = []  # once they are this command's
         self._before = {}
         self._wakeup = (-1, -1)  # a pipe with the numbers of signals that the handler has not seen yet
         self._old_wakeup = -1
@@ -50,7 +50,7 @@ class StopRequest:
 
     def opened(self, run_dir: rundir.RunDir) -> None:
         """Where to note it if the process ends before the loop has begun."""
-        self.run_dir = run_dir
+        self.run_dirs.append(run_dir)
 
     def __enter__(self) -> "StopRequest":
         if runtime.on_main_thread():
@@ -93,9 +93,9 @@ class StopRequest:
     def _leave(self, number: int) -> NoReturn:
         if not self._asked:
             runtime.say_at_once(f"\njaxrl: {signal.Signals(number).name}: stopped before the run began\n")
-            if self.run_dir:
+            for run_dir in self.run_dirs:
                 with contextlib.suppress(exits.WriteFailed):
-                    self.run_dir.note(exit="stopped before it began", ended=rundir.now())
+                    run_dir.note(exit="stopped before it began", ended=rundir.now())
         runtime.leave_at_once(128 + number)
 
     def _unseen(self) -> bytes:
@@ -131,8 +131,8 @@ def main(argv: Sequence[str]) -> int:
         if command.action in ("train", "dry_run"):
             with StopRequest() as stop:
                 code = train(command, flags.redacted(argv), stop)
-            if code == exits.DONE and command.config.benchmark_at_end and stop.run_dir:
-                measuring.after(stop.run_dir.path, say)
+            if code == exits.DONE and command.config.benchmark_at_end and stop.run_dirs:
+                measuring.after(stop.run_dirs[0].path, say)  # one stands for all of a population
             return code
         say(command.text, head="")
         return exits.DONE

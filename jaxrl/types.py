@@ -103,6 +103,13 @@ class Discrete:
     """Actions are i32 in [0, n)."""
 
     n: int
+    # Where tasks of a population share a set of n actions: how many of them, the first ones, this task has.
+    own: int | None = None
+
+    @property
+    def legal(self) -> int:
+        """Actions in [0, legal) may be taken."""
+        return self.n if self.own is None else self.own
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -132,6 +139,13 @@ class Continuous:
 class Spaces:
     obs: dict[str, ArraySpec]
     action: Discrete | Continuous
+
+    @property
+    def allowed(self) -> np.ndarray | None:
+        """[n] bool, which actions may be taken, where tasks share a set of them; else None."""
+        if isinstance(self.action, Continuous) or self.action.own is None:
+            return None
+        return np.arange(self.action.n) < self.action.own
 
 
 class HostEnv(Protocol):
@@ -200,7 +214,7 @@ class Imagined:
 class Learner:
     """An algorithm: pure functions, none of them jitted, none of them aware of devices.
 
-    init(key) -> state
+    init(key) -> state, whose field `allowed` is that of the spaces
     initial_carry(n) -> carry of n environments
     act(params, carry, step, key, mode) -> ActOutput; mode is "train", "sample" or "mode" (static)
     update(state, batch, key) -> UpdateOutput, or None where nothing is learned

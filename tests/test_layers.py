@@ -24,7 +24,7 @@ ROOMS = (
     ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "saver", "start", "nans")
     + ("actor", "filming", "videos", "reading", "dreams", "samples"),
     ("loop", "lockstep", "abreast", "collect", "onboard", "assembly", "telling", "flags", "commands"),
-    ("session", "population", "supervise", "measuring", "trial", "inference", "checks"),
+    ("session", "roster", "population", "supervise", "measuring", "trial", "inference", "checks"),
     ("train", "evaluate", "report", "runs", "doctor"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}

@@ -43,7 +43,9 @@ LIFT = ("mjx_so101_lift has", "mjx_so101_lift")
 # Option of env -> who follows it, and how the names of such tasks begin. Options that are not here are
 # followed by all, or mean nothing to some without changing what they do.
 FOLLOWED_BY = {
-    **dict.fromkeys(("sticky", "full_actions", "fire_reset", "lives", "clip_reward", "stack"), ATARI),
+    **dict.fromkeys(
+        ("sticky", "full_actions", "actions", "fire_reset", "lives", "clip_reward", "stack"), ATARI
+    ),
     "gray": ("Atari, toy and mjx tasks have", "atari_", "toy_", "mjx_"),
     "observe": PHYSICS,
     **dict.fromkeys(("cameras", "samples"), DRAWN),

@@ -25,7 +25,7 @@ A score is that of the whole game all the same: see `outcome`.
 
 import numpy as np
 
-from jaxrl.config import EnvConfig
+from jaxrl.config import ConfigError, EnvConfig
 from jaxrl.envs.base import Outcome
 from jaxrl.envs.games import envpool_id
 from jaxrl.envs.pool import PoolEnv, open_pool
@@ -67,7 +67,14 @@ class AtariEnv(PoolEnv):
         )
         channels = env.stack * (1 if env.gray else 3)
         image = ArraySpec((env.size, env.size, channels), np.dtype(np.uint8))
-        spaces = Spaces(obs={"image": image}, action=Discrete(int(pool.action_space.n)))
+        own = int(pool.action_space.n)
+        if 0 < env.actions < own:
+            pool.close()
+            raise ConfigError(
+                f"env.actions={env.actions}: atari_{game} has {own}; use --env.actions={own} or more"
+            )
+        action = Discrete(env.actions, own) if env.actions else Discrete(own)
+        spaces = Spaces(obs={"image": image}, action=action)
         super().__init__(pool, spaces, num_envs=num_envs, action_repeat=env.action_repeat)
         self._mode = env.lives
         self._stack = FrameStack((num_envs, *image.shape), env.stack) if env.stack > 1 else None

@@ -181,9 +181,9 @@ def check_action(action: np.ndarray, space: Discrete | Continuous, num_envs: int
     if action.dtype.kind not in kinds or action.shape != shape:
         raise ValueError(f"action must be {name} {list(shape)}, got {action.dtype} {list(action.shape)}")
     if isinstance(space, Discrete):
-        if action.min() < 0 or action.max() >= space.n:
-            where = int(np.flatnonzero((action < 0) | (action >= space.n))[0])
-            raise ValueError(f"action[{where}]={action[where]} is outside [0, {space.n})")
+        if action.min() < 0 or action.max() >= space.legal:
+            where = int(np.flatnonzero((action < 0) | (action >= space.legal))[0])
+            raise ValueError(f"action[{where}]={action[where]} is outside [0, {space.legal})")
     elif not (np.abs(action) <= 1).all():  # written so that NaN fails too
         where = tuple(int(i) for i in np.argwhere(~(np.abs(action) <= 1))[0])
         raise ValueError(f"action{list(where)}={action[where]} is not finite or outside [-1, 1]")

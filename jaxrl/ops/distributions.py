@@ -5,13 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 
 STD_BOUNDS = (0.1, 1.0)  # of `bounded_normal`
+NEVER = -1e9  # logit of what must not be drawn; 0 * NEVER is 0, as in an entropy
 
 
-def mix_uniform(logits: jax.Array, share: float) -> jax.Array:
-    """Log-probabilities of (1 - share) softmax(logits) + share / C, over the last axis."""
+def mix_uniform(logits: jax.Array, share: float, allowed: jax.Array | None = None) -> jax.Array:
+    """Log-probabilities of (1 - share) softmax(logits) + share / C, over the last axis.
+
+    Args:
+      allowed: [C] bool; others have a probability of 0 (and a finite logarithm), and C does not count them.
+    """
+    if allowed is not None:
+        logits = jnp.where(allowed, logits, NEVER)
     if share == 0:
         return jax.nn.log_softmax(logits)
-    return jnp.log((1 - share) * jax.nn.softmax(logits) + share / logits.shape[-1])
+    uniform = 1 / logits.shape[-1] if allowed is None else allowed / allowed.sum()
+    probs = (1 - share) * jax.nn.softmax(logits) + share * uniform
+    return jnp.log(probs if allowed is None else jnp.maximum(probs, jnp.finfo(probs.dtype).tiny))
 
 
 def gumbel_onehot(log_probs: jax.Array, gumbel: jax.Array) -> jax.Array:

@@ -10,8 +10,8 @@ removes what is not kept any longer: in this order, so that the process may die 
 A step that is saved again, by a run that went on from an older one, gets the name <step>.2 and so on.
 
 A run that goes back to an older step takes back what it did after it. Checkpoints of those steps are renamed
-to <step>.undone, for they are of another history; each is removed when this one has come by its step, or has a
-best that is as good.
+to <step>.undone, for they are of another history; each is removed when this one has come by its step, or has
+a best that is as good.
 """
 
 import dataclasses

@@ -174,8 +174,8 @@ def search(
 ) -> tuple[Checkpoint | None, dict[pathlib.Path, str]]:
     """The newest intact checkpoint of a run, and those before it in line that are damaged, with why.
 
-    With `limit`, of at most so many env_steps. First those with the whole state; only if none of them is left,
-    the newest of the others.
+    With `limit`, of at most so many env_steps. First those with the whole state; only if none of them is
+    left, the newest of the others.
 
     Raises:
       NoCheckpoint: if one has a newer format.

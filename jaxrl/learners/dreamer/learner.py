@@ -11,12 +11,13 @@ from flax import struct
 from jaxrl.config import Config
 from jaxrl.learners.dreamer import losses as L
 from jaxrl.learners.dreamer import openloop
-from jaxrl.learners.dreamer.model import Latent, Model
+from jaxrl.learners.dreamer.model import ALLOWED, Latent, Model
 from jaxrl.learners.optimizer import by_path, learning_rate, make_optimizer
 from jaxrl.metrics import Last, Mean, Sum
 from jaxrl.ops.recurrence import masked
 from jaxrl.types import (
     ActOutput,
+    Array,
     Batch,
     Continuous,
     Imagined,
@@ -40,6 +41,7 @@ class DreamerState:
     slow: Params  # slow critic, an average of params["val"]
     opt: optax.OptState
     returns: L.ReturnRange
+    allowed: Array | None = None  # [A] bool, see Spaces; constant
 
 
 @struct.dataclass(kw_only=True)
@@ -69,6 +71,7 @@ class Dreamer:
             slow=jax.tree.map(jnp.copy, params["val"]),
             opt=self.optimizer.init(params),
             returns=L.ReturnRange(low=jnp.zeros(()), high=jnp.zeros(())),
+            allowed=self.model.spaces.allowed,
         )
 
     def initial_carry(self, n: int) -> DreamerCarry:
@@ -87,7 +90,7 @@ class Dreamer:
             model.run(p, "dyn", tokens, method="embed_tokens"),
             noise.stoch,
         )
-        action = model.choose(model.run(p, "pol", latent.feature), 0.0 if mode == "mode" else noise.action)
+        action = model.choose(p, latent.feature, 0.0 if mode == "mode" else noise.action)
         if isinstance(model.spaces.action, Continuous):
             action = jnp.clip(action, -1, 1)  # the recurrent model divides by max(1, |a|): the same to it
         carry = DreamerCarry(latent=latent, action=model.encode_action(action))
@@ -96,6 +99,7 @@ class Dreamer:
     def loss(self, p: Params, state: DreamerState, batch: Batch, key: Key):
         """The scalar that is minimised, and (world model, behaviour, losses by name)."""
         key_observe, key_imagine = jax.random.split(key)
+        p = with_allowed(p, state)
         observed = L.world_model(self.model, p, batch, key_observe)
         rows = jax.tree.map(lambda x: x[int(self.config.replay.context) :], batch)
         behaved = L.behavior(self.model, p, L.Critic(state.slow, state.returns), observed, rows, key_imagine)
@@ -121,7 +125,7 @@ class Dreamer:
         rest = jax.tree.map(lambda s, v: s + rate * (v - s), state.slow, params["val"]), opt, behaved.returns
         old = state.slow, state.opt, state.returns
         slow, kept, returns = jax.tree.map(lambda a, b: jnp.where(finite, a, b), rest, old)
-        new = DreamerState(params=params, slow=slow, opt=kept, returns=returns)
+        new = state.replace(params=params, slow=slow, opt=kept, returns=returns)
         scalars = {f"loss/{name}": x.mean() for name, x in losses.items()} | behaved.scalars
         scalars |= {"dyn_ent": observed.prior_entropy.mean(), "rep_ent": observed.posterior_entropy.mean()}
         scalars |= {"opt/loss": value, "opt/grad_norm": opt.grad_norm, "opt/grad_rms": opt.grad_rms}
@@ -162,6 +166,11 @@ class Dreamer:
         return imagined.replace(carry=DreamerCarry(latent=latent, action=jnp.zeros_like(carry.action)))
 
 
+def with_allowed(p: Params, state: DreamerState) -> Params:
+    """Parameters, and beside them which actions may be taken, where tasks share a set of them."""
+    return p if state.allowed is None else p | {ALLOWED: state.allowed}
+
+
 def make(config: Config, spaces: Spaces) -> Learner:
     """The bundle for a resolved config and the spaces of a task."""
     dreamer = Dreamer(Model(config, spaces))
@@ -175,7 +184,7 @@ def make(config: Config, spaces: Spaces) -> Learner:
         report=dreamer.report if any(x.is_image for x in spaces.obs.values()) else None,
         imagine=dreamer.imagine,
         imagine_params=lambda state: {name: state.params[name] for name in IMAGINE},
-        policy_params=lambda state: {name: state.params[name] for name in POLICY},
+        policy_params=lambda state: with_allowed({name: state.params[name] for name in POLICY}, state),
         latent_zeros=lambda: dreamer.model.store(dreamer.model.zeros(())),
         context=int(config.replay.context),
     )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxrl.learners.dreamer.model import Latent, Model
+from jaxrl.learners.dreamer.model import ALLOWED, Latent, Model
 from jaxrl.nets.encoder import split_keys
 from jaxrl.ops.conv import fold
 from jaxrl.ops.distributions import (
@@ -195,11 +195,12 @@ def critic_loss(model: Model, logits: jax.Array, target: jax.Array, slow: jax.Ar
 
 def policy_terms(model: Model, p: Params, feature: jax.Array, action: jax.Array):
     """Log-probabilities of the actions [H, N], entropies [H, N], least and most possible entropy, nats."""
-    raw = model.run(p, "pol", feature)
     if isinstance(model.spaces.action, Discrete):
-        log_probs, bounds = model.policy_log_probs(raw), (0.0, jnp.log(raw.shape[-1]))
+        log_probs = model.policy_log_probs(p, feature)
+        count = p[ALLOWED].sum() if ALLOWED in p else log_probs.shape[-1]
+        bounds = 0.0, jnp.log(count)
         return log_prob_of(log_probs, sg(action)), categorical_entropy(log_probs), bounds
-    mean, std = bounded_normal(raw)
+    mean, std = bounded_normal(model.run(p, "pol", feature))
     bounds = tuple(normal_entropy(jnp.full_like(std[0, 0], x)) for x in STD_BOUNDS)
     return normal_log_prob(mean, std, sg(action)), normal_entropy(std), bounds
 

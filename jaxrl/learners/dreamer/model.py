@@ -17,6 +17,8 @@ from jaxrl.ops import recurrence
 from jaxrl.ops.distributions import bounded_normal, gumbel_onehot, mix_uniform, straight_through
 from jaxrl.types import Discrete, Key, Params, Spaces
 
+ALLOWED = "allowed"  # beside the networks in parameters: [A] bool, where tasks share a set of actions
+
 
 @struct.dataclass(kw_only=True)
 class Latent:
@@ -186,12 +188,13 @@ class Model:
         Returns:
           Latent [H+1, N], the start first; actions [H, N, ...] chosen in the first H states.
         """
-        p, start = jax.lax.stop_gradient(({name: p[name] for name in ("dyn", "pol")}, start))
+        needed = {name: p[name] for name in ("dyn", "pol", ALLOWED) if name in p}
+        p, start = jax.lax.stop_gradient((needed, start))
         keys = jax.random.split(key, horizon)
 
         def step(p, latent, key):
             noise = self.step_noise(key, latent.deter.shape[:-1])
-            action = self.choose(self.run(p, "pol", latent.feature), noise.action)
+            action = self.choose(p, latent.feature, noise.action)
             embedded = self.run(p, "dyn", self.encode_action(action), method="embed_action")
             latent = self.imagine_step(p, latent, embedded, noise.stoch)
             return latent, (latent, action)
@@ -216,12 +219,13 @@ class Model:
 
         return jax.lax.scan(step, start, inputs)[1]
 
-    def policy_log_probs(self, raw: jax.Array) -> jax.Array:
-        return mix_uniform(raw, self.config.model.actor_unimix)
+    def policy_log_probs(self, p: Params, feature: jax.Array) -> jax.Array:
+        """[..., A] of discrete actions."""
+        return mix_uniform(self.run(p, "pol", feature), self.config.model.actor_unimix, p.get(ALLOWED))
 
-    def choose(self, raw: jax.Array, noise: jax.Array | float) -> jax.Array:
-        """Actions from the policy head and noise [..., A] of `step_noise`; 0 for the most probable."""
+    def choose(self, p: Params, feature: jax.Array, noise: jax.Array | float) -> jax.Array:
+        """The policy's actions with noise [..., A] of `step_noise`; 0 for the most probable ones."""
         if isinstance(self.spaces.action, Discrete):
-            return (self.policy_log_probs(raw) + noise).argmax(-1).astype(jnp.int32)
-        mean, std = bounded_normal(raw)
+            return (self.policy_log_probs(p, feature) + noise).argmax(-1).astype(jnp.int32)
+        mean, std = bounded_normal(self.run(p, "pol", feature))
         return mean + std * noise

@@ -31,6 +31,8 @@ from jaxrl.types import (
     UpdateOutput,
 )
 
+ALLOWED = "allowed"  # beside the networks in parameters for acting: [A] bool
+
 
 @dataclasses.dataclass(frozen=True)
 class DrqEps:
@@ -66,7 +68,8 @@ class DrqEps:
         seen = nets.run(self.encoder, encoder, obs)
         params = {"encoder": encoder, "critic": nets.initial(self.critic, key_critic, seen)}
         opt = {"critic": self.optimizer.init(params)}
-        return DrqState(params=params, slow=jax.tree.map(jnp.copy, params), opt=opt)
+        slow = jax.tree.map(jnp.copy, params)
+        return DrqState(params=params, slow=slow, opt=opt, allowed=self.spaces.allowed)
 
     def initial_carry(self, n: int) -> DrqCarry:
         return shared.initial_carry(self.spaces, self.config.drq.stack, n)
@@ -81,16 +84,23 @@ class DrqEps:
         """[B, A] of each action."""
         return nets.run(self.critic, p["critic"], nets.run(self.encoder, p["encoder"], obs))
 
+    def best(self, q: jax.Array, allowed: jax.Array | None) -> jax.Array:
+        """[B] i32, the action of the largest of [B, A] values, among those that may be taken."""
+        q = q if allowed is None else jnp.where(allowed, q, -jnp.inf)
+        return q.argmax(-1).astype(jnp.int32)
+
     def act(self, p: Params, carry: DrqCarry, step: Step, key: Key, mode: str) -> ActOutput:
         """The best action, or a random one: by the schedule in "train", with the chance `drq.eval_noise` in
         "mode" and `drq.noise_end` in "sample"."""
         key_whether, key_which = jax.random.split(key)
         drq, steps = self.config.drq, shared.decided(carry)
         obs, carry = shared.see(carry, step)
-        best = self.values(p, obs).argmax(-1).astype(jnp.int32)
+        allowed = p.get(ALLOWED)
+        best = self.best(self.values(p, obs), allowed)
         chance = {"mode": drq.eval_noise, "sample": drq.noise_end}
         chance = chance[mode] if mode in chance else self.noise(steps)
-        which = jax.random.randint(key_which, best.shape, 0, self.actions)
+        legal = self.actions if allowed is None else allowed.sum()
+        which = jax.random.randint(key_which, best.shape, 0, legal)
         whether = jax.random.uniform(key_whether, best.shape) < chance
         return ActOutput(jnp.where(whether, which, best), carry, ())
 
@@ -112,14 +122,14 @@ class DrqEps:
         next_q = self.values(params, next_obs)
         # With tau = 1 the target network is the online one of this moment: no need to run it.
         judged = next_q if drq.tau == 1 else self.values(state.slow, next_obs)
-        best = jnp.take_along_axis(judged, next_q.argmax(-1)[:, None], 1)[:, 0]
+        best = jnp.take_along_axis(judged, self.best(next_q, state.allowed)[:, None], 1)[:, 0]
         target = jax.lax.stop_gradient(batch.reward + batch.discount * best)
         obs = shared.augmented(batch.obs, key_obs, drq)
         (loss, q), grads = jax.value_and_grad(self.loss, has_aux=True)(params, obs, batch.action, target)
         params, opt = shared.descend(self.optimizer, grads, state.opt["critic"], params)
         slow = shared.polyak(state.slow, params, drq.tau)
         return Learned(
-            state=DrqState(params=params, slow=slow, opt={"critic": opt}),
+            state=state.replace(params=params, slow=slow, opt={"critic": opt}),
             losses={"critic": loss},
             grads=grads,
             scalars={"q": q.mean(), "target": target.mean()},
@@ -141,6 +151,11 @@ class DrqEps:
         return shared.explain(self.learn, state, batch, key)
 
 
+def policy_params(state: DrqState) -> Params:
+    """The networks, and beside them which actions may be taken, where tasks share a set of them."""
+    return dict(state.params) if state.allowed is None else state.params | {ALLOWED: state.allowed}
+
+
 def make(config: Config, spaces: Spaces) -> Learner:
     """The bundle for a resolved config and the spaces of a task with discrete actions."""
     nets.split_keys(spaces.obs)
@@ -151,7 +166,7 @@ def make(config: Config, spaces: Spaces) -> Learner:
         act=learner.act,
         update=learner.update,
         explain=learner.explain,
-        policy_params=lambda state: dict(state.params),
+        policy_params=policy_params,
         latent_zeros=lambda: (),
         horizon=Horizon(stack=config.drq.stack, nstep=config.drq.nstep, discount=config.drq.discount),
     )

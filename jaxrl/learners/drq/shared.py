@@ -15,7 +15,7 @@ from jaxrl.config import Config, DrqConfig
 from jaxrl.learners.optimizer import OptState, by_path, learning_rate
 from jaxrl.metrics import Last, Mean, Sum
 from jaxrl.ops.augment import random_intensity, random_shift
-from jaxrl.types import Key, Metrics, Params, Spaces, Step, Transitions, UpdateOutput
+from jaxrl.types import Array, Key, Metrics, Params, Spaces, Step, Transitions, UpdateOutput
 
 
 @struct.dataclass(kw_only=True)
@@ -23,6 +23,7 @@ class DrqState:
     params: Params  # f32, by network
     slow: Params  # averages of those networks of `params` that targets are made with, by the same names
     opt: dict[str, OptState]  # by what each of them minimises
+    allowed: Array | None = None  # [A] bool, see Spaces; constant
 
 
 @struct.dataclass(kw_only=True)

@@ -36,7 +36,7 @@ def commands_of(command: Command) -> dict[str, Command]:
     if len(found) < len(tasks) * len(seeds):
         raise ConfigError(f"seeds={config.seeds}, tasks={config.tasks}: one is named twice; name each once")
     if len(found) > MOST:
-        raise ConfigError(f"seeds={config.seeds}: {len(found)} members are more than {MOST}; name fewer")
+        raise ConfigError(f"seeds={config.seeds}: more than {MOST} members; name fewer")
     home = home_of(config, command.preset)
     given = {k: x for k, x in origin.given.items() if k not in ("seeds", "tasks")}
     return {
@@ -52,9 +52,9 @@ def numbers(config: Config) -> list[int]:
     found = []
     for part in config.seeds.split(","):
         first, _, last = part.partition("-")
-        if int(last or first) < int(first) or int(last or first) - int(first) > MOST:
+        if int(last or first) < int(first):
             raise ConfigError(f"seeds={config.seeds}: {part} is no range of seeds; for example seeds=0-4")
-        found += range(int(first), int(last or first) + 1)
+        found += range(int(first), min(int(last or first), int(first) + MOST) + 1)
     return found
 
 

@@ -17,13 +17,13 @@ SHORT = sorted([*SOURCES, *(ROOT / "benchmarks").rglob("*.py")])
 ROOMS = (
     ("__init__", "types", "schema", "config", "changes", "exits", "glossary"),
     ("ops", "schedule", "metrics", "runtime", "layout", "keys", "tracker", "stopwatch", "faults")
-    + ("aggregate", "charts", "profiling"),
+    + ("aggregate", "charts", "profiling", "demand"),
     ("nets", "envs"),
     ("learners", "feeds"),
     ("parts", "placement", "sources", "chunk", "programs", "state", "plan"),
     ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "saver", "start", "nans")
     + ("actor", "filming", "videos", "reading", "dreams", "samples"),
-    ("loop", "collect", "onboard", "assembly", "flags", "commands"),
+    ("loop", "collect", "onboard", "assembly", "memory", "rehearsal", "flags", "commands"),
     ("session", "supervise", "measuring", "trial", "inference", "checks"),
     ("train", "evaluate", "report", "runs", "doctor"),
 )

@@ -4,10 +4,10 @@
     python -m benchmarks.memory atari100k mjx_cartpole --only_stated
 
 Of each preset, in a size that fills its replay within a minute or two: `--dry_run`, and a run that collects
-until replay is full, learns, evaluates, saves all of it and goes on learning while that is written. Each
-begins with an empty compile cache. The measured peak is that of the process (ru_maxrss), and on an accelerator
-also that of the device (peak_bytes_in_use). Prints one JSON record; the exit code is 1 if a stated peak is
-further from the measured one than --tolerance.
+until replay is full, learns, evaluates, saves it all and goes on learning while that is written. Each begins
+with an empty compile cache. The measured peak is that of the process (ru_maxrss), on an accelerator also that
+of the device (peak_bytes_in_use). Prints one JSON record; the exit code is 1 if a stated peak is further from
+the measured one than --tolerance.
 """
 
 import argparse

@@ -105,7 +105,7 @@ def test_peaks_are_sums_of_what_is_there_at_once(platform, placement, expected):
 
 
 def test_the_state_is_counted_as_it_is(tmp_path, capsys):
-    """The rows of a dry run against the arrays of a checkpoint; nothing is copied for one that is never saved."""
+    """The rows of a dry run against the arrays of a checkpoint; none, no copies of them."""
     small.run(tmp_path / "run", "--steps=60", "--eval_every=0")
     saved = small.Run(tmp_path / "run").arrays()
     capsys.readouterr()

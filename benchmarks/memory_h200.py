@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory_h200 --config=atari100k --task=atari_pong
 
-Takes the trainer's flags. Nothing is measured: the peak is what `--dry_run` would state there, from shapes and
-from what XLA says of the programs (the run's own, of environments that step on the host). Needs the packages
-of the extra `kernels`. Prints one JSON record.
+Takes the trainer's flags. Nothing is measured: the peak is what `--dry_run` would state there, from shapes
+and from what XLA says of the run's own programs; only for environments that step on the host. Needs the
+packages of the extra `kernels`. Prints one JSON record.
 """
 
 import sys

@@ -15,8 +15,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 os.environ.setdefault("XLA_FLAGS", QUICK)
 
-# Files are handed out one by one to whichever process is free. The longest come first, so that at the end none
-# is left with one of them while the other has nothing to do.
+# Files are handed out one by one to whichever process is free. The longest come first: at the end no process
+# shall be left with one of them while the other has nothing to do.
 LONGEST = """
 exact combinations runs nans mjx_so101 faults benchmarks learner drq benchmarks_run mjx_tasks resume continue
 storm memory videos devices onboard runs_command formats cli losses supervise doctor render openloop dreams

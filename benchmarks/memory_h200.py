@@ -1,12 +1,14 @@
 """What a run would take of an NVIDIA H200's memory, worked out here from programs compiled without one.
 
-    python -m benchmarks.memory_h200 --config=atari100k --task=atari_pong
+    python -m benchmarks.memory_h200 --config=atari100k --task=atari_pong --out=memory_h200.json
 
 Takes the trainer's flags. Nothing is measured: the peak is what `--dry_run` would state there, from shapes
 and from what XLA says of the run's own programs; only for environments that step on the host. Needs the
 packages of the extra `kernels`. Prints one JSON record.
 """
 
+import argparse
+import pathlib
 import sys
 import types
 from typing import Any
@@ -16,15 +18,17 @@ from jaxrl import flags
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    if not words or "--help" in words:
-        sys.exit(__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--out", type=pathlib.Path, help="also write the record to this file")
+    args, words = parser.parse_known_args()
     try:
         h200.prepare()
     except LookupError as error:
         sys.exit(f"error: {error}")
     found = record.start("memory_h200") | computed(words)
-    record.finish(found)
+    record.finish(found, args.out)
 
 
 def computed(words: list[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ that XLA makes with all care is tried by what is measured: the benchmarks.
 import os
 import pathlib
 
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".cache" / "jaxrl" / "tests"))

@@ -173,9 +173,13 @@ KINDS: Mapping[str, Kind] = {
     ),
     "memory": Kind(
         "memory of a run",
-        tuple(Measure(f"{name}.peak_rss_mib", "MiB", LESS) for name in ("loaded", "saved"))
-        + (Measure("sum_mib", "MiB", LESS),),
-        ("settings",),
+        (
+            Measure("host_mib", "MiB", LESS),
+            Measure("device_mib", "MiB", LESS),
+            Measure("ratios.peak", "x measured", ""),
+        ),
+        rows="rows",
+        labels=("preset",),
     ),
     "sinks": Kind(
         "every sink against none",

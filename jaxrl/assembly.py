@@ -89,14 +89,15 @@ def compiled(parts: Parts, env: CheckedEnv) -> Programs:
         job = pool.submit(memory_of, env, parts.eval_envs if config.eval_every else 0)
         programs = Programs(parts)
         need = job.result()
-    name, program = max(programs.compiled.items(), key=lambda item: item[1].temp_bytes)
-    if program.temp_bytes > there:
+    sizes = {name: program.demand.scratch for name, program in programs.compiled.items()}
+    name = max(sizes, key=lambda name: sizes[name])
+    if sizes[name] > there:
         sequences = config.agent != "drq"
         length = f", batch_length={config.batch_length}" if sequences else ""
         lower = "them, --env.num_envs or --model.size" if sequences else "it, --env.num_envs or --env.size"
         raise ConfigError(
             f"batch_size={config.batch_size}{length}: {name} needs "
-            f"{program.temp_bytes / 1e9:.1f} GB and the {parts.machine.platform} has {there / 1e9:.1f} GB; "
+            f"{sizes[name] / 1e9:.1f} GB and the {parts.machine.platform} has {there / 1e9:.1f} GB; "
             f"lower {lower}"
         )
     there -= parts.replay.nbytes // Placement(parts).groups if config.replay.placement == "device" else 0
@@ -120,7 +121,7 @@ def memory_of(env: CheckedEnv, judges: int) -> int:
         return 0
     if judges:
         env.programs_of(judges)
-    return env.programs.nbytes
+    return max(demand.whole for demand in env.programs.demands.values())
 
 
 def needs_host(config: Config) -> str | None:

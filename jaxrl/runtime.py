@@ -202,6 +202,13 @@ def resident_memory() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_memory() -> int:
+    """The most bytes of host memory that this process has held so far."""
+    with open("/proc/self/status") as file:
+        kib = next((line.split()[1] for line in file if line.startswith("VmHWM")), 0)
+    return int(kib) * 1024
+
+
 def memory_use(device: Any) -> dict[str, float]:
     """Memory of this process and of the device, in GB, for the metrics."""
     use = {"usage/rss_gb": resident_memory() / 1e9}

@@ -21,7 +21,6 @@ from jaxrl.tracker import TALLY, Tracker
 
 ON_DEVICE = ("learner", "policy", "carry", "counter", "totals")
 RINGS = ("ring", "held")
-OVERHEAD = 96 * 2**20  # bytes of host memory that a save or a load takes beside one copy of what is saved
 PARAMETERS = ("learner.params.", "learner.slow.")
 
 

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
-import numpy as np
 
-from jaxrl import assembly, changes, envs, loop, nans, onboard, plan, rundir, runtime, saving
+from jaxrl import assembly, changes, envs, loop, memory, nans, plan, rundir, runtime, saving
 from jaxrl.actor import plain
 from jaxrl.assembly import assemble, compiled
 from jaxrl.config import Config, ConfigError, to_dict
@@ -20,10 +19,11 @@ from jaxrl.feeds.episodes import EpisodeFiles
 from jaxrl.filming import Projector
 from jaxrl.flags import Command
 from jaxrl.keys import ACT, env_seed
-from jaxrl.parts import Due, Parts, batch_shapes
+from jaxrl.parts import Parts
 from jaxrl.placement import Placement
 from jaxrl.profiling import Profiler
 from jaxrl.programs import Programs
+from jaxrl.rehearsal import rehearsed
 from jaxrl.saver import Saver
 from jaxrl.sinks import Sink, Sinks, make_sinks
 from jaxrl.sinks.jsonl import set_aside
@@ -332,55 +332,7 @@ def dry_run(command: Command, machine: runtime.Machine, say: Callable[[str], Non
             say(line)
         say("compiling ...")
         programs = compiled(parts, env)
-        table = memory_table(parts, programs, runtime.resident_memory(), assembly.memory_of(env, 0))
-        one_step_each(parts, programs, env)
-        for line in table:
+        process = rehearsed(parts, programs, env)
+        for line in memory.table(parts, programs, env, process):
             say(line)
         say("one step of each phase was done; nothing was written")
-
-
-def one_step_each(parts: Parts, programs: Programs, env: CheckedEnv) -> None:
-    """Acting, a step of the environments, insertion, an update, an evaluation step, a flush."""
-    state = saving.fresh_state(programs, parts.config.env.num_envs)
-    step = programs.put_rows(env.reset())
-    if "chunk" in programs.compiled:
-        onboard.one_row(parts, programs, env, saving.fresh_state(programs, parts.config.env.num_envs))
-        step = programs.put_rows(env.reset())
-    out, _ = programs.act(state.policy, state.carry, state.counter, step)
-    held = np.zeros(parts.config.env.num_envs, bool) if parts.held else None
-    ring, _ = programs.insert((state.ring, state.held), step, out, held)
-    env.send(jax.device_get(out.action))
-    env.recv()
-    totals = state.totals
-    if parts.learner.update is not None:
-        _, _, totals, _, _ = programs.learn(state.learner, ring, totals, state.evidence, Due(1, 0, 0))
-    jax.device_get(totals)
-
-
-def memory_table(parts: Parts, programs: Programs, process: int, stepping: int) -> list[str]:
-    """Bytes of the process before it holds any state, of what stays on a device, of what is temporary.
-
-    Args:
-      process: of its host memory. stepping: that a step of the environments takes.
-    """
-    state = jax.eval_shape(parts.learner.init, parts.key)
-    rows = {"process (host)": process}  # interpreter, libraries, compiled programs
-    rows |= {"learner": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))}
-    rows["replay"] = (parts.replay.nbytes + (parts.held.nbytes if parts.held else 0)) // Placement(
-        parts
-    ).groups
-    if parts.learner.update is not None:  # one batch, of the first update that is not finite
-        batch = batch_shapes(parts.replay, parts.key)
-        rows["evidence"] = (
-            sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch)) // parts.machine.count
-        )
-    if parts.config.checkpoint.enabled:
-        # A copy of the learner waits beside the one on its way, where a best checkpoint is made up for.
-        kept = rows["learner"] + max(rows["learner"], rows["replay"] * parts.config.checkpoint.replay)
-        rows["checkpoint (temporary)"] = kept + saving.OVERHEAD
-    if stepping:
-        rows["environments (temporary)"] = stepping
-    large = {name: x.temp_bytes for name, x in programs.compiled.items() if x.temp_bytes > 100_000}
-    rows |= {f"{name} (temporary)": size for name, size in large.items()}
-    width = max(len(name) for name in rows)
-    return [f"memory     {name:{width}} {size:>16,} B" for name, size in rows.items()]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import keys, metrics
+from jaxrl.demand import Demand
 from jaxrl.feeds.replay import Replay
 from jaxrl.feeds.ring import row_of
 from jaxrl.ops.finite import all_finite, named_floats
@@ -28,7 +29,7 @@ class Compiled:
 
     call: Callable[..., Any]
     seconds: float  # that its compilation took
-    temp_bytes: int  # its scratch memory, as the compiler states it
+    demand: Demand  # of memory
     flops: float  # by the compiler's count, loop bodies once
 
 
@@ -261,8 +262,8 @@ def compile_all(sources: dict[str, Source], platform: str) -> dict[str, Compiled
         start = time.monotonic()
         program = lowered.compile(compiler_options=options)
         seconds = time.monotonic() - start
-        cost, memory = program.cost_analysis(), program.memory_analysis()
-        return Compiled(program, seconds, memory.temp_size_in_bytes, (cost or {}).get("flops", 0.0))
+        cost = program.cost_analysis() or {}
+        return Compiled(program, seconds, Demand.of(program), cost.get("flops", 0.0))
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         jobs = {}

@@ -7,6 +7,7 @@ row, flag and key that reach it, so that the smallest deviation of a run shows i
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -218,6 +219,12 @@ def start(
     return subprocess.Popen(
         words, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )
+
+
+def several(devices: int) -> dict[str, str]:
+    """The environment of a process in which the CPU poses as so many devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags}
 
 
 def entry() -> int:

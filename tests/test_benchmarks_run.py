@@ -422,7 +422,7 @@ def test_what_is_no_record_is_one_line(tmp_path, capsys, content, fault):
 
 def test_different_benchmarks_and_empty_folders_are_refused(tmp_path, capsys):
     a = saved(tmp_path / "a.json", updates([0.1]))
-    b = saved(tmp_path / "b.json", raw("memory", loaded={"peak_rss_mib": 1.0}))
+    b = saved(tmp_path / "b.json", raw("memory", rows=[{"preset": "atari", "host_mib": 1.0}]))
     (tmp_path / "empty").mkdir()
     for words, fault in (
         (["--compare", a, b], "compare two of one kind"),

@@ -17,13 +17,14 @@ SHORT = sorted([*SOURCES, *(ROOT / "benchmarks").rglob("*.py")])
 ROOMS = (
     ("__init__", "types", "schema", "config", "changes", "exits", "glossary"),
     ("ops", "schedule", "metrics", "runtime", "layout", "keys", "tracker", "stopwatch", "faults")
-    + ("aggregate", "charts", "profiling"),
+    + ("aggregate", "charts", "profiling", "demand"),
     ("nets", "envs"),
     ("learners", "feeds"),
     ("parts", "placement", "sources", "axis", "chunk", "programs", "members", "state", "plan"),
     ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "saver", "start", "nans")
     + ("actor", "filming", "videos", "reading", "dreams", "samples"),
-    ("loop", "lockstep", "abreast", "collect", "onboard", "assembly", "telling", "flags", "commands"),
+    ("loop", "lockstep", "abreast", "collect", "onboard", "assembly", "telling", "memory", "rehearsal")
+    + ("flags", "commands"),
     ("session", "roster", "population", "supervise", "measuring", "trial", "inference", "checks"),
     ("train", "evaluate", "report", "runs", "doctor"),
 )

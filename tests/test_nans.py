@@ -488,7 +488,7 @@ def test_checkpoints_are_judged_by_name(tmp_path, with_fault, monkeypatch):
 
 def test_replay_on_the_host_keeps_the_same(tmp_path):
     """In processes where the CPU poses as two devices, of which the last stands for the host."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = small.several(2)
     flags = (*FLAGS, "--opt.lr=1", "--opt.max_skipped=3")
     started = {
         place: small.start(tmp_path / place, *flags, f"--replay.placement={place}", env=environment)

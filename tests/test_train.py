@@ -314,9 +314,7 @@ def test_the_guard_finds_transfers_that_nobody_asked_for(tmp_path, monkeypatch):
 
 def test_replay_on_the_host_is_the_same_run(tmp_path):
     """In a process where the CPU poses as two devices, of which the last stands for the host."""
-    import os
-
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = small.several(2)
     flags = ("--steps=80", "--log_every=40", "--eval_every=40", "--replay.holdout=0.2")
     runs = {}
     for placement in ("device", "host"):

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrl.demand import Demand
 from jaxrl.envs.base import CheckedEnv, DeviceEnv, Outcome, env_seeds
 from jaxrl.envs.batch import Batched, EnvCarry, Spread, Told, is_key
 from jaxrl.layout import Layout
@@ -144,12 +145,15 @@ class Hosted(CheckedEnv):
 
 @dataclasses.dataclass(frozen=True)
 class EnvPrograms:
-    """The compiled functions of N environments: those of Batched, pictures apart from physics."""
+    """The compiled functions of N environments: those of Batched, pictures apart from physics.
+
+    The state that `advance` takes and the rows that `show` takes are donated.
+    """
 
     begin: Callable[..., tuple[EnvCarry, Step]]
     advance: Callable[..., tuple[EnvCarry, Step]]
     show: Callable[..., tuple[Step, Told]]
-    nbytes: int  # of device memory that the larger of two calls needs, with what goes in and comes out
+    demands: dict[str, Demand]  # of memory; of those two that a step calls
 
 
 @functools.cache
@@ -165,17 +169,17 @@ def compiled(batched: Batched, n: int, layout: Layout) -> EnvPrograms:
     carry, step = shaped(jax.eval_shape(batched.begin, seeds))
     space = batched.env.spaces.action
     action = shaped(jax.ShapeDtypeStruct((n, *space.shape), space.dtype))
+    show = functools.partial(_show, there)
     traced = [
         (jax.jit(there.begin, out_shardings=place).lower(seeds), options),
-        (jax.jit(there.advance, out_shardings=place).lower(carry, action), options),
-        (jax.jit(functools.partial(_show, there), out_shardings=place).lower(carry, step), {}),
+        (jax.jit(there.advance, out_shardings=place, donate_argnums=0).lower(carry, action), options),
+        (jax.jit(show, out_shardings=place, donate_argnums=1).lower(carry, step), {}),
     ]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         programs = list(pool.map(lambda x: x[0].compile(compiler_options=x[1]), traced))
-    sizes = [x.memory_analysis() for x in programs[1:]]
-    largest = max(x.temp_size_in_bytes + x.argument_size_in_bytes + x.output_size_in_bytes for x in sizes)
     begin, advance, show = programs
-    return EnvPrograms(begin, advance, show, largest)
+    demands = {"advance": Demand.of(advance), "show": Demand.of(show)}
+    return EnvPrograms(begin, advance, show, demands)
 
 
 def _shapes_of(batched: Batched, n: int) -> tuple[EnvCarry, Step]:

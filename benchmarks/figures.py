@@ -136,6 +136,18 @@ KINDS: Mapping[str, Kind] = {
         rows="rows",
         labels=("camera", "num_envs", "samples"),
     ),
+    "population": Kind(
+        "population's updates",
+        (
+            Measure("updates_per_s", "updates/s", MORE),
+            Measure("gain", "x one alone", MORE),
+            Measure("compile_s", "s", LESS),
+            Measure("scratch_mib", "MiB", LESS),
+        ),
+        ("size", "batch", "length", "dtype"),
+        rows="rows",
+        labels=("members", "layout"),
+    ),
     "replay": Kind(
         "replay",
         (

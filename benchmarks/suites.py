@@ -79,6 +79,23 @@ SUITES: Mapping[str, Suite] = {
             ),
         },
     ),
+    "population": Suite(
+        "updates of several members of a population: jointly, in turn, and alone",
+        {
+            "members": Case(
+                "benchmarks.population",
+                "--size=debug --batch=4 --length=8 --members 2 --windows=3",
+                f"--size=1m {UPDATES.replace('repeats', 'windows')} --members 2 4",
+                on="cpu",
+            ),
+            "eight": Case(
+                "benchmarks.population",
+                "",
+                f"--size=12m {UPDATES.replace('repeats', 'windows')} --members 4 8",
+                on="accelerator",
+            ),
+        },
+    ),
     "train": Suite(
         "a run from end to end, and where its time goes: preset debug, or Pong",
         {

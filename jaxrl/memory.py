@@ -49,19 +49,36 @@ class Needs:
         """Of the host, while a checkpoint is written; 0 if none ever is."""
         return self.copied + self.encoded + SAVING if self.encoded else 0
 
+    def times(self, members: int, calls: dict[str, int] | None) -> "Needs":
+        """Of a population: all of it for each member, but for what is called in turn.
+
+        Args:
+          calls: of programs that all members run at once; None: they run those of a single run.
+        """
+        stays = {name: x if name == "programs" else x * members for name, x in self.stays.items()}
+        return Needs(stays, self.calls | (calls or {}), self.copied * members, self.encoded * members)
+
     @property
     def device(self) -> int:
         """Peak of each device."""
         return sum(self.stays.values()) + max(self.calls.values(), default=0)
 
 
-def table(parts: Parts, programs: Programs, env: CheckedEnv, process: Process) -> list[str]:
+def table(
+    parts: Parts,
+    programs: Programs,
+    env: CheckedEnv,
+    process: Process,
+    members: int = 1,
+    jointly: dict[str, int] | None = None,
+) -> list[str]:
     """Lines of what a run takes; the peak is the last, on accelerators the device's and the host's.
 
     Args:
       env: the training environments.
+      members: of a population, on each device. jointly: see `Needs.times`.
     """
-    needs = needed(parts, programs, env)
+    needs = needed(parts, programs, env).times(members, jointly)
     rows = {"process (host)": process.resident} | needs.stays
     if needs.saving:
         rows["checkpoint (temporary)"] = needs.saving

@@ -7,11 +7,12 @@ it can be continued alone, looked at, compared. All are at the same step at ever
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
+import numpy as np
 
-from jaxrl import abreast, changes, lockstep, rundir
+from jaxrl import abreast, changes, lockstep, memory, rundir, runtime, saving
 from jaxrl.assembly import assemble, compiled
 from jaxrl.config import Config, ConfigError
 from jaxrl.envs.base import CheckedEnv
@@ -20,7 +21,9 @@ from jaxrl.flags import Command
 from jaxrl.layout import Layout
 from jaxrl.lockstep import Population, Together
 from jaxrl.members import ON_DEVICE, Members
-from jaxrl.parts import Parts
+from jaxrl.memory import Process
+from jaxrl.parts import Due, Parts
+from jaxrl.rehearsal import rehearsed
 from jaxrl.roster import commands_of, present, with_environments
 from jaxrl.runtime import Machine
 from jaxrl.session import (
@@ -37,7 +40,7 @@ from jaxrl.session import (
 from jaxrl.start import Start, start_of
 from jaxrl.state import RunState
 from jaxrl.stores import Checkpoint, Stores
-from jaxrl.telling import finished
+from jaxrl.telling import banner, finished
 
 
 def train(command: Command, machine: Machine, argv: list[str], control: Control) -> bool:
@@ -221,11 +224,16 @@ def told_of_failure(run_dirs: Sequence[rundir.RunDir]) -> Iterator[None]:
         raise
 
 
+def told(count: int, layout: Layout | None) -> str:
+    """For the banner."""
+    how = "each in turn" if layout is None else "in one program"
+    devices = f" on {layout.count} devices" if layout and layout.count > 1 else ""
+    return f"population {count} members, {how}{devices}"
+
+
 def introduce_all(seats: Sequence[Opened], layout: Layout | None) -> None:
     """The first member's banner, and what the others have to say."""
-    how = "each in turn" if layout is None else "in one program"
-    how += f" on {layout.count} devices" if layout and layout.count > 1 else ""
-    introduce(seats[0], f"population {len(seats)} members, {how}: {seats[0].run_dir.path.parent}")
+    introduce(seats[0], f"{told(len(seats), layout)}: {seats[0].run_dir.path.parent}")
     for seat in seats[1:]:
         for line in seat.start.remarks:
             seat.sinks.note(line)
@@ -241,7 +249,7 @@ def started(
         programs = [single.of(x) for x in parts]
     else:
         members = Members(parts, layout)
-        check_memory(parts, layout, max(x.temp_bytes for x in members.compiled.values()))
+        check_memory(parts, layout, max(x.demand.scratch for x in members.compiled.values()))
         programs = members.of
     compile_s, overlap = time.monotonic() - began, parts[0].config.overlap
     runs, states, steps, newest = [], [], [], []
@@ -272,3 +280,46 @@ def close(seats: Sequence[Opened], p: Population, states: Together) -> None:
             seat.sinks.note(str(error))
         else:
             wind_up(seat, machinery, states.states[m].counters)
+
+
+def dry_run(command: Command, machine: Machine, say: Callable[[str], None]) -> None:
+    """Builds everything, does one step of each phase, tells sizes and units; writes nothing."""
+    with contextlib.ExitStack() as stack:
+        members, env = with_environments(stack, present(commands_of(command), machine))
+        configs = [x.config for x in members.values()]
+        parts = of_each(assemble(configs[0], one_device(machine), env[0]), configs, env)
+        layout = layout_of(parts[0], machine, len(parts))
+        check_memory(parts, layout)
+        for line in (*banner(parts[0], None, None), told(len(parts), layout), "compiling ..."):
+            say(line)
+        if layout is None:
+            programs, jointly = compiled(parts[0], env[0]), None
+            process = rehearsed(parts[0], programs, env[0])
+        else:
+            together = Members(parts, layout)
+            jointly = {name: x.demand.fresh for name, x in together.compiled.items()}
+            programs, highest = together.of[0], runtime.peak_memory()
+            rehearse_jointly(together, parts, env)
+            process = Process(runtime.resident_memory(), highest)
+        share = len(parts) // (layout.count if layout else 1)
+        for line in memory.table(parts[0], programs, env[0], process, share, jointly):
+            say(line)
+        say("one step of each phase was done; nothing was written")
+
+
+def rehearse_jointly(members: Members, parts: Sequence[Parts], env: Sequence[CheckedEnv]) -> None:
+    """Acting, a step of the environments, insertion, an update, an evaluation step, a flush."""
+    n = parts[0].config.env.num_envs
+    steps = [x.reset() for x in env]
+    joint = members.joined(saving.fresh_state(one, n) for one in members.of)
+    carry, counter = members.eval_carry(), members.stacked([np.int32(0)] * len(parts))
+    if parts[0].eval_envs == n:
+        members.eval_act(joint.policy, carry, counter, steps)
+    if "act" in members.compiled:
+        joint, action = members.act(joint, steps)
+        for one, chosen in zip(env, jax.device_get(action), strict=True):
+            one.send(chosen)
+            one.recv()
+        if parts[0].learner.update is not None:
+            joint, _ = members.learn(joint, Due(1, 0, 0))
+    jax.device_get(joint.totals)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from jaxrl import assembly, changes, envs, loop, memory, nans, plan, rundir, runtime, saving
+from jaxrl import changes, envs, loop, memory, nans, plan, rundir, runtime, saving
 from jaxrl.actor import plain
 from jaxrl.assembly import assemble, compiled
 from jaxrl.config import Config, ConfigError, to_dict
@@ -20,7 +20,6 @@ from jaxrl.filming import Projector
 from jaxrl.flags import Command
 from jaxrl.keys import ACT, env_seed
 from jaxrl.parts import Parts
-from jaxrl.placement import Placement
 from jaxrl.profiling import Profiler
 from jaxrl.programs import Programs
 from jaxrl.rehearsal import rehearsed

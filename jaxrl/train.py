@@ -160,14 +160,12 @@ def train(command: flags.Command, argv: list[str], stop: StopRequest) -> int:
     from jaxrl import population, session  # imports jax, which takes seconds
 
     machine = runtime.start(command.config)
-    if command.config.seeds or command.config.tasks:
-        control = session.Control(stop, stop.opened, faults)
-        return exits.DONE if population.train(command, machine, argv, control) else stop.code
+    what = population if command.config.seeds or command.config.tasks else session
     command = dataclasses.replace(command, config=runtime.resolve(command.config, machine))
     if command.action == "dry_run":
-        session.dry_run(command, machine, lambda line: print(line, flush=True))
+        what.dry_run(command, machine, lambda line: print(line, flush=True))
         return exits.DONE
-    finished = session.train(command, machine, argv, session.Control(stop, stop.opened, faults))
+    finished = what.train(command, machine, argv, session.Control(stop, stop.opened, faults))
     return exits.DONE if finished else stop.code
 
 

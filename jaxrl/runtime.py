@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from jaxrl.config import Config, ConfigError, replace
+from jaxrl.config import Config, ConfigError, DistributedConfig, replace
+from jaxrl.exits import PeerLost
+from jaxrl.hosts import ALONE, Alone, served
 
 if TYPE_CHECKING:
     from jaxrl.layout import Layout
@@ -40,15 +42,16 @@ class Machine:
     replay: Any  # jax.Device of the ring; where it is the learner's, the ring lies as the layout says
     platform: str  # "cpu", "gpu" or "tpu"
     kind: str  # the devices' own name
+    hosts: Alone = ALONE  # the processes that share the run
 
     @property
     def learner(self) -> Any:
-        """The first jax.Device of parameters and updates."""
-        return self.layout.devices[0]
+        """The first jax.Device of this process for parameters and updates."""
+        return self.layout.here[0]
 
     @property
     def count(self) -> int:
-        """Devices that the run uses."""
+        """Devices that the run uses, in all processes."""
         return self.layout.count
 
     @property
@@ -85,11 +88,15 @@ def flags_are_known() -> bool:
     return (0, 10) <= (int(version[0]), int(version[1])) <= (0, 11)
 
 
-def start(config: Config) -> Machine:
+def start(config: Config, hosts: Alone = ALONE) -> Machine:
     """Imports and configures jax, finds the devices.
+
+    Args:
+      hosts: the processes of the run.
 
     Raises:
       ConfigError: if the named device is missing.
+      PeerLost: if the processes cannot be connected.
     """
     import jax
 
@@ -102,6 +109,8 @@ def start(config: Config) -> Machine:
     if config.runtime.matmul_precision != "default":
         jax.config.update("jax_default_matmul_precision", config.runtime.matmul_precision)
     jax.config.update("jax_debug_nans", config.runtime.debug_nans)
+    if hosts.count > 1:
+        connect(config.distributed, hosts)
     try:
         devices = jax.local_devices()
     except (RuntimeError, AssertionError) as error:
@@ -116,21 +125,118 @@ def start(config: Config) -> Machine:
     on_device = config.replay.placement == "device"
     # On a CPU that poses as several devices, the last one stands for the host: placements differ in tests.
     ring = device if on_device else host[-1]
-    layout = Layout(tuple(devices[: devices_wanted(config, devices)]))
-    return Machine(layout, ring, device.platform, device.device_kind)
+    each = devices_wanted(config, devices, hosts)
+    there = devices[:each] if hosts.count == 1 else devices_of_all(jax.devices(), each)
+    return Machine(Layout(tuple(there)), ring, device.platform, device.device_kind, hosts)
 
 
-def devices_wanted(config: Config, there: list[Any]) -> int:
-    """How many of the devices the run is to use. Raises ConfigError if there are fewer."""
-    wanted, kind = config.runtime.devices, there[0].platform
-    if wanted > len(there):
-        more = f", or XLA_FLAGS={SEVERAL}={wanted} to try it" if kind == "cpu" else ""
+def devices_wanted(config: Config, there: list[Any], hosts: Alone = ALONE) -> int:
+    """How many of the devices of each process the run is to use. Raises ConfigError if there are fewer."""
+    wanted, kind, n = config.runtime.devices, there[0].platform, hosts.count
+    counts = hosts.gather(len(there))
+    where = f" in {n} processes" if n > 1 else ""
+    if wanted and wanted % n:
         raise ConfigError(
-            f"runtime.devices={wanted}: there are {len(there)} ({kind}); use --runtime.devices={len(there)}"
-            + more
+            f"runtime.devices={wanted}: cannot be divided over distributed.processes={n}; use "
+            f"--runtime.devices={-(-wanted // n) * n}"
+        )
+    if not wanted and kind != "cpu" and min(counts) < max(counts):
+        raise ConfigError(
+            f"runtime.devices=0: the processes have {', '.join(map(str, counts))} devices; use "
+            f"--runtime.devices={min(counts) * n}"
+        )
+    if wanted > min(counts) * n:
+        more = f", or XLA_FLAGS={SEVERAL}={wanted // n} to try it" if kind == "cpu" else ""
+        raise ConfigError(
+            f"runtime.devices={wanted}: there are {min(counts) * n} ({kind}){where}; use "
+            f"--runtime.devices={min(counts) * n}{more}"
         )
     # A CPU is one device; where it poses as several, that is a trial, which names their number.
-    return wanted or (1 if kind == "cpu" else len(there))
+    return wanted // n or (1 if kind == "cpu" else len(there))
+
+
+def devices_of_all(there: list[Any], each: int) -> list[Any]:
+    """So many devices of each process, in the order of the processes."""
+    found: dict[int, list[Any]] = {}
+    for device in sorted(there, key=lambda x: (x.process_index, x.id)):
+        found.setdefault(device.process_index, []).append(device)
+    return [device for owned in found.values() for device in owned[:each]]
+
+
+def with_cluster(wanted: DistributedConfig) -> DistributedConfig:
+    """With what the cluster that has started this process says (Slurm, TPU pods, Open MPI), where "auto".
+
+    Raises:
+      ConfigError: if it says nothing.
+    """
+    if wanted.coordinator != "auto":
+        return wanted
+    from jax._src.clusters import ClusterEnv  # behind jax.distributed.initialize, which does not tell
+
+    given = wanted.processes or None, wanted.process if wanted.process >= 0 else None
+    try:
+        found = ClusterEnv.auto_detect_unset_distributed_params(
+            None, *given, None, None, int(wanted.timeout_s)
+        )
+    except Exception as error:  # whatever the cluster's variables lack
+        raise ConfigError(
+            f"distributed.coordinator=auto: the cluster does not say enough ({type(error).__name__}: {error}); "
+            "name HOST:PORT, --distributed.processes and --distributed.process"
+        ) from error
+    address, processes, process, local = found
+    if address is None or processes is None or process is None:
+        raise ConfigError(
+            "distributed.coordinator=auto: neither Slurm, nor a TPU pod, nor Open MPI has started this process; "
+            "name HOST:PORT, --distributed.processes and --distributed.process"
+        )
+    if local is not None and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+        os.environ["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, local))
+    return dataclasses.replace(wanted, coordinator=address, processes=processes, process=process)
+
+
+def connect(wanted: DistributedConfig, hosts: Alone) -> None:
+    """Connects the processes in jax, too: their devices become one machine. Raises PeerLost."""
+    import jax
+    from jax._src import distributed
+
+    from jaxrl.hosts import service
+
+    silence = int(2 * wanted.heartbeat_s) + 5  # ours are earlier, and say more
+
+    def begun() -> str:
+        host = wanted.coordinator.rpartition(":")[0]
+        try:
+            port, where = free_port(host.strip("[]")), host
+        except OSError:  # it is another network's name of this machine
+            port, where = free_port(""), "[::]"
+        service.started(f"{where}:{port}", hosts.count, silence)
+        return f"{host}:{port}"
+
+    library = distributed._jax
+    made = library.get_distributed_runtime_service
+    try:
+        address = hosts.led(begun)
+        # jax would begin one inside of process 0; see jaxrl/hosts/service.py.
+        library.get_distributed_runtime_service = lambda *args, **kwargs: None
+        jax.distributed.initialize(
+            address,
+            hosts.count,
+            hosts.index,
+            cluster_detection_method="deactivate",
+            initialization_timeout=int(wanted.timeout_s),
+            heartbeat_timeout_seconds=silence,
+            shutdown_timeout_seconds=5,
+        )
+    except (OSError, RuntimeError) as error:
+        raise PeerLost(f"distributed.coordinator={wanted.coordinator}: {error}; choose another") from error
+    finally:
+        library.get_distributed_runtime_service = made
+
+
+def free_port(host: str) -> int:
+    """A port of an address of this machine on which nobody listens. Raises OSError."""
+    with served(host, 0) as server:
+        return server.getsockname()[1]
 
 
 def resolve(config: Config, machine: Machine) -> Config:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from jaxrl import assembly, changes, envs, loop, nans, onboard, plan, rundir, runtime, saving
+from jaxrl import assembly, changes, envs, joint, loop, nans, onboard, plan, rundir, runtime, saving
 from jaxrl.actor import plain
 from jaxrl.assembly import assemble, compiled
 from jaxrl.config import Config, ConfigError, to_dict
@@ -19,11 +19,12 @@ from jaxrl.feeds.episodes import EpisodeFiles
 from jaxrl.filming import Projector
 from jaxrl.flags import Command
 from jaxrl.keys import ACT, env_seed
+from jaxrl.layout import fetched
 from jaxrl.parts import Due, Parts, batch_shapes
 from jaxrl.placement import Placement
 from jaxrl.profiling import Profiler
 from jaxrl.programs import Programs
-from jaxrl.saver import Saver
+from jaxrl.saver import Saver, opened_stores, recovered
 from jaxrl.sinks import Sink, Sinks, make_sinks
 from jaxrl.sinks.jsonl import set_aside
 from jaxrl.sinks.live import LiveSink
@@ -32,7 +33,7 @@ from jaxrl.sinks.wandb import WandB
 from jaxrl.start import Start, start_of
 from jaxrl.state import Counters, RunState
 from jaxrl.stopwatch import Stopwatch
-from jaxrl.stores import Checkpoint, Stores, search
+from jaxrl.stores import Stores, search
 from jaxrl.types import Step
 
 
@@ -56,15 +57,15 @@ def train(command: Command, machine: runtime.Machine, argv: list[str], control: 
       ConfigError: before anything is written.
       RunError: with an exit code of its own.
     """
-    config, origin = command.config, command.origin
+    config, origin, hosts = command.config, command.origin, machine.hosts
     with contextlib.ExitStack() as stack:
-        env = stack.enter_context(training_env(config, 0))
+        env = stack.enter_context(training_env(config, 0, machine))
         start = start_of(config) if origin.saved is None else None
         parts = assemble(config, machine, env, start.saved if start else None)
         if start:
             check_source(parts, start)
-        run_dir = stack.enter_context(contextlib.closing(rundir.open_run(config, origin)))
-        stores = stack.enter_context(opened_stores(run_dir, config, control.faults))
+        run_dir = stack.enter_context(joint.opened(config, origin, hosts))
+        stores = stack.enter_context(opened_stores(run_dir, config, control.faults, hosts))
         found, remarks = recovered(stores) if stores else (None, [])
         if start is None:
             start = start_of(config, found)
@@ -92,18 +93,22 @@ def train_in(
 ) -> Counters:
     """The run in its directory, from a checkpoint if there is one."""
     config, faults, began = parts.config, control.faults, time.monotonic()
+    machine, hosts, place = parts.machine, parts.machine.hosts, Placement(parts)
     with contextlib.ExitStack() as stack:
         faults.at("start")
-        sinks = stack.enter_context(open_sinks(run_dir, config, start.files, faults))
+        opening = open_sinks(run_dir, config, start.files, faults) if hosts.leads else joint.quiet_sinks()
+        sinks = stack.enter_context(opening)
         sinks.banner(banner(parts, run_dir, start))
         for line in (*start.remarks, "compiling: seconds with a warm cache, up to a minute without ..."):
             sinks.note(line)
         faults.at("compile")
         programs, compile_s = compiled(parts, env), time.monotonic() - began
-        state = saving.fitting(env, first_state(programs, start, config, sinks), sinks.note)
+        state = first_state(programs, start, config, sinks)
+        state = saving.with_own(state, machine.layout.own(config.env.num_envs))
+        state = saving.fitting(env, state, sinks.note)
         if start.saved and state.env is None:  # episodes begin anew, and not with those that the run has seen
             env.close()
-            env = stack.enter_context(training_env(config, start.step))
+            env = stack.enter_context(training_env(config, start.step, machine))
         env.faults, reports = faults, nans.Reports(run_dir.path, parts, programs, sinks.note)
         with reports.border(state.counters):
             state, first = begin(parts, env, state)
@@ -120,6 +125,8 @@ def train_in(
             sinks=sinks,
             watch=watch,
             snapshot=env.snapshot,
+            hosts=hosts,
+            joined=hosts.joined if place.shares else dict,
             reports=reports,
         )
         machinery = loop.Run(
@@ -134,8 +141,13 @@ def train_in(
             watch=watch,
             stop=control.stop,
             projector=Projector(run_dir.path / "videos", sinks.note, sinks.post),
-            profiler=stack.enter_context(Profiler(run_dir.path / "profile", config.profile, sinks.note)),
+            profiler=stack.enter_context(
+                Profiler(run_dir.path / "profile", config.profile if hosts.leads else "", sinks.note)
+            ),
             faults=faults,
+            hosts=hosts,
+            share=joint.share_of(config, machine.layout, hosts),
+            waiting=[] if place.shares else None,
         )
         state = loop.run(machinery, state, first)
         if files:
@@ -157,23 +169,6 @@ def finished(config: Config, counters: Counters) -> bool:
 
 
 @contextlib.contextmanager
-def opened_stores(run_dir: rundir.RunDir, config: Config, faults: Faults) -> Iterator[Stores | None]:
-    if not config.checkpoint.enabled:
-        folder = run_dir.path / "checkpoints"
-        if folder.is_dir() and any(folder.glob("*/*")):
-            raise ConfigError(
-                f"checkpoint.enabled=false: {run_dir.path} has checkpoints that a run there continues from; "
-                "choose another logdir"
-            )
-        yield None
-        return
-    settings = config.checkpoint
-    stores = Stores(run_dir.path, settings.keep, settings.periodic_keep, faults)
-    with contextlib.closing(stores):
-        yield stores
-
-
-@contextlib.contextmanager
 def opened_episodes(
     run_dir: rundir.RunDir, config: Config, saved: saving.Saved | None
 ) -> Iterator[EpisodeFiles | None]:
@@ -189,13 +184,6 @@ def opened_episodes(
         raise WriteFailed(f"{folder}: {error.strerror or error}") from error
     with contextlib.closing(files):
         yield files
-
-
-def recovered(stores: Stores) -> tuple[Checkpoint | None, list[str]]:
-    try:
-        return stores.recover()
-    except OSError as error:
-        raise WriteFailed(f"{error.filename or 'checkpoints/'}: {error.strerror or error}") from error
 
 
 def close_episodes(files: EpisodeFiles, sinks: Sinks) -> None:
@@ -226,10 +214,11 @@ def first_state(programs: Programs, start: Start, config: Config, sinks: Sinks) 
 
 
 @contextlib.contextmanager
-def training_env(config: Config, env_steps: int) -> Iterator[CheckedEnv]:
-    """The training environments of a run that starts, or starts again, at `env_steps`."""
-    seed = env_seed(config.seed, ACT, env_steps)
-    env = envs.make(config.task, config.env, num_envs=config.env.num_envs, seed=seed)
+def training_env(config: Config, env_steps: int, machine: runtime.Machine) -> Iterator[CheckedEnv]:
+    """This process's training environments of a run that starts, or starts again, at `env_steps`."""
+    seed, own = env_seed(config.seed, ACT, env_steps), machine.layout.own(config.env.num_envs)
+    n = own.stop - own.start
+    env = envs.make(config.task, config.env, num_envs=n, seed=seed, first=own.start)
     try:
         yield env
     finally:
@@ -240,7 +229,7 @@ def begin(parts: Parts, env: CheckedEnv, state: RunState) -> tuple[RunState, Ste
     """The environments' first row: of the saved state where they can be saved, else of new episodes."""
     step = env.reset()
     if parts.batched:
-        env.place(parts.machine.layout)
+        env.place(parts.machine.layout, parts.replay.streams)
     if state.env is not None:
         snapshot = jax.tree.unflatten(jax.tree.structure(env.snapshot()), state.env)
         return state, env.restore(snapshot)
@@ -289,10 +278,11 @@ def banner(parts: Parts, run_dir: rundir.RunDir | None, start: Start | None) -> 
 
 def shared_by(parts: Parts) -> str:
     """For the banner: how several devices share the work; "" for one."""
-    count, place = parts.machine.count, Placement(parts)
+    count, place, n = parts.machine.count, Placement(parts), parts.machine.hosts.count
     if count == 1:
         return ""
     each = f"{parts.config.batch_size // count} of each batch"
+    each = f"in {n} processes: {each}" if n > 1 else each
     if place.split:
         return f" x {count}: {each}"
     if place.groups == 1:
@@ -327,7 +317,7 @@ def describe(parts: Parts, programs: Programs, compile_s: float) -> dict[str, ob
 def dry_run(command: Command, machine: runtime.Machine, say: Callable[[str], None]) -> None:
     """Builds everything, does one step of each phase, tells sizes and units; writes nothing."""
     config, path = command.config, command.origin.path
-    with training_env(config, 0) as env:
+    with training_env(config, 0, machine) as env:
         found = search(path)[0] if path and command.origin.saved is not None else None
         start = start_of(config, found)
         parts = assemble(config, machine, env, start.saved)
@@ -347,14 +337,14 @@ def dry_run(command: Command, machine: runtime.Machine, say: Callable[[str], Non
 def one_step_each(parts: Parts, programs: Programs, env: CheckedEnv) -> None:
     """Acting, a step of the environments, insertion, an update, an evaluation step, a flush."""
     state = saving.fresh_state(programs, parts.config.env.num_envs)
-    step = programs.put_rows(env.reset())
+    step = programs.put_step(env.reset())
     if "chunk" in programs.compiled:
         onboard.one_row(parts, programs, env, saving.fresh_state(programs, parts.config.env.num_envs))
-        step = programs.put_rows(env.reset())
+        step = programs.put_step(env.reset())
     out, _ = programs.act(state.policy, state.carry, state.counter, step)
     held = np.zeros(parts.config.env.num_envs, bool) if parts.held else None
     ring, _ = programs.insert((state.ring, state.held), step, out, held)
-    env.send(jax.device_get(out.action))
+    env.send(fetched(out.action))
     env.recv()
     totals = state.totals
     if parts.learner.update is not None:

@@ -16,14 +16,14 @@ SHORT = sorted([*SOURCES, *(ROOT / "benchmarks").rglob("*.py")])
 # From the ground up. A room imports itself and the floors below it.
 ROOMS = (
     ("__init__", "types", "schema", "config", "changes", "exits", "glossary"),
-    ("ops", "schedule", "metrics", "runtime", "layout", "keys", "tracker", "stopwatch", "faults")
+    ("ops", "schedule", "metrics", "runtime", "layout", "keys", "tracker", "stopwatch", "faults", "hosts")
     + ("aggregate", "charts", "profiling"),
     ("nets", "envs"),
     ("learners", "feeds"),
     ("parts", "placement", "sources", "chunk", "programs", "state", "plan"),
     ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "saver", "start", "nans")
     + ("actor", "filming", "videos", "reading", "dreams", "samples"),
-    ("loop", "collect", "onboard", "assembly", "flags", "commands"),
+    ("loop", "collect", "onboard", "assembly", "flags", "commands", "joint"),
     ("session", "supervise", "measuring", "trial", "inference", "checks"),
     ("train", "evaluate", "report", "runs", "doctor"),
 )

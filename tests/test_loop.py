@@ -65,7 +65,7 @@ class Programs:
     def put(self, tree):
         return tree
 
-    put_rows = put_named = put
+    put_step = put_rows = put_named = put
     groups = 1
 
     def policy(self, state):

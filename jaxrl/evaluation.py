@@ -59,7 +59,8 @@ class Share:
     """
 
     hosts: Alone = ALONE
-    own: slice = slice(0, None)
+    first: int = 0  # of the environments
+    last: int | None = None  # the first that is not ours
 
     def is_over(self, mine: bool, rows: int) -> bool:
         """Whether all of them are through, asked after each row."""
@@ -147,8 +148,8 @@ def play(
       Interrupted: as soon as `stop` answers True.
     """
     key, seed = chance
-    quota = (shares(config) if quota is None else quota)[share.own]
-    n, first = len(quota), share.own.start
+    quota = (shares(config) if quota is None else quota)[share.first : share.last]
+    n, first = len(quota), share.first
     env = envs.make(config.task, envs.judged(config.env), num_envs=n, seed=seed, first=first)
     try:
         step, tracker, found, ends, rows = env.reset(), Tracker.zero(n), [], [], 0

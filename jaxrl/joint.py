@@ -108,7 +108,8 @@ def quiet_sinks() -> Sinks:
 def share_of(config: Config, layout: Layout, hosts: Alone) -> Share:
     """Which environments of evaluations this process plays in."""
     n = eval_envs(config)
-    return Share(hosts, layout.own(n)) if layout.shares(n) else Share()
+    own = layout.own(n)
+    return Share(hosts, own.start, own.stop) if layout.shares(n) else Share()
 
 
 def farewell(run_dir: Callable[[], rundir.RunDir | None]) -> Callable[[int, str], str]:

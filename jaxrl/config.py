@@ -230,7 +230,7 @@ class DistributedConfig(Section):
     prefix = "distributed."
     coordinator: str = leaf("", "HOST:PORT of process 0; auto = what the cluster says; empty = one process")
     processes: int = leaf(0, "of the run together; 0 = as the cluster says", "processes", low=0, high=65_536)
-    process: int = leaf(-1, "number of this one, from 0; -1 = as the cluster says", low=-1, high=65_535)
+    process: int = leaf(-1, "this one, from 0; -1 = as the cluster says", "number", low=-1, high=65_535)
     timeout_s: float = leaf(300.0, "for all of them to find each other", "seconds", low=1, high=86_400)
     heartbeat_s: float = leaf(60.0, "silence after which a process is lost", "seconds", low=1, high=3_600)
 

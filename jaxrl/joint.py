@@ -1,7 +1,7 @@
 """A run that several processes share: who writes what, and what of a command all of them must have.
 
-Process 0 reads the command, owns the run directory and everything in it; the others see what it tells them, and
-write nothing but their part of checkpoints.
+Process 0 reads the command, owns the run directory and everything in it; the others see what it tells them,
+and write nothing but their part of checkpoints.
 """
 
 import contextlib
@@ -13,11 +13,12 @@ from typing import Any
 from jaxrl import rundir
 from jaxrl.changes import OF_COMMAND, PLACE, Origin
 from jaxrl.config import Config, ConfigError, leaves, replace, show, to_dict
-from jaxrl.evaluation import Share, eval_envs
+from jaxrl.evaluation import Share
 from jaxrl.flags import Command
 from jaxrl.hosts import Alone
-from jaxrl.layout import Layout
-from jaxrl.sinks import Sinks
+from jaxrl.parts import Parts
+from jaxrl.placement import Placement
+from jaxrl.profiling import Profiler
 from jaxrl.stores import LATEST
 from jaxrl.stores.shelf import checkpoints
 
@@ -69,8 +70,8 @@ def agreed(command: Command, hosts: Alone) -> Command:
             )
     if missing := sorted(asked.keys() - given.keys() - {"action", "config"}):
         raise ConfigError(
-            f"{missing[0]}={show(asked[missing[0]])}: not given to process {hosts.index}; give all processes the "
-            "same command"
+            f"{missing[0]}={show(asked[missing[0]])}: not given to process {hosts.index}; give all "
+            "processes the same command"
         )
     own = {name: leaves(command.config)[name].value for name in OWN}
     config = replace(Config(), wanted["config"] | own)
@@ -94,26 +95,34 @@ def opened(config: Config, origin: Origin, hosts: Alone) -> Iterator[rundir.RunD
     path = pathlib.Path(text)
     if not rundir.holds(path, "config.json"):
         raise ConfigError(
-            f"logdir={show(text)}: process {hosts.index} does not see what process 0 has written there; choose a "
-            "folder on a file system that all processes share"
+            f"logdir={show(text)}: process {hosts.index} does not see what process 0 has written there; "
+            "choose a folder on a file system that all processes share"
         )
     yield Onlooker(path, continued, -1, origin.preset)
 
 
-def quiet_sinks() -> Sinks:
-    """Of a process whose rows nobody is to see."""
-    return Sinks([])
+def saving(parts: Parts) -> dict[str, Any]:
+    """What a Saver must know of the processes."""
+    hosts = parts.machine.hosts
+    return {"hosts": hosts, "joined": hosts.joined if Placement(parts).shares else dict}
 
 
-def share_of(config: Config, layout: Layout, hosts: Alone) -> Share:
-    """Which environments of evaluations this process plays in."""
-    n = eval_envs(config)
+def running(parts: Parts) -> dict[str, Any]:
+    """What the loop must know of them."""
+    hosts, layout, n = parts.machine.hosts, parts.machine.layout, parts.eval_envs
     own = layout.own(n)
-    return Share(hosts, own.start, own.stop) if layout.shares(n) else Share()
+    share = Share(hosts, own.start, own.stop) if layout.shares(n) else Share()
+    return {"hosts": hosts, "share": share, "waiting": [] if Placement(parts).shares else None}
+
+
+def profiler(parts: Parts, run_dir: rundir.RunDir, note: Callable[[str], None]) -> Profiler:
+    """Of process 0 alone."""
+    wanted = parts.config.profile if parts.machine.hosts.leads else ""
+    return Profiler(run_dir.path / "profile", wanted, note)
 
 
 def farewell(run_dir: Callable[[], rundir.RunDir | None]) -> Callable[[int, str], str]:
-    """Notes why a process ends that another one ends; returns what is said beside it: where the run goes on."""
+    """Notes why another process ends this one, and returns what is said beside it: where the run goes on."""
 
     def ended(code: int, words: str) -> str:
         found = run_dir()

@@ -1,8 +1,8 @@
 """How arrays lie on the devices of a run: whole on each of them, or divided along one axis.
 
 There is one mesh with one axis. With a single device there is none, everything is whole there, and functions
-are left as they are. Where several processes share a run, the mesh has the devices of all of them, in their order, and
-each process gives and is given its own part of what is divided.
+are left as they are. Where several processes share a run, the mesh has the devices of all of them, in their
+order, and each process gives and is given its own part of what is divided.
 """
 
 import dataclasses
@@ -101,7 +101,7 @@ class Layout:
         )
 
     def put_rows(self, tree: Any, n: int) -> Any:
-        """The same of leaves with rows of n environments: of this process's own, or all where they are whole."""
+        """The same of leaves with rows of n environments, this process's own; or all, where whole."""
         return self.put(tree, 0 if self.divides(n) else WHOLE)
 
     def tree(self, axes: Axes) -> Any:

@@ -41,8 +41,8 @@ class Programs:
 
     def _put_store(self, number: int) -> jax.Array:
         """The same of a number, to beside replay."""
-        number = np.int32(number)
-        return jax.device_put(number, self._place.store) if self._split else self.put(number)
+        found = np.int32(number)
+        return jax.device_put(found, self._place.store) if self._split else self.put(found)
 
     @property
     def groups(self) -> int:

@@ -31,6 +31,7 @@ PLATFORMS = {"auto": "", "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 # Of MUJOCO_GL: libraries, and words for its default and for none. mujoco 4.0 cannot be imported with another.
 GL_NAMES = ("egl", "osmesa", "glfw", "glx", "cgl", "wgl")
 GL_WORDS = ("", "enable", "enabled", "on", "true", "1", "disable", "disabled", "off", "false", "0")
+NAMED = "name HOST:PORT, --distributed.processes and --distributed.process"
 WHY = "use --device=cpu, or see what python -m jaxrl.doctor says"
 
 
@@ -180,14 +181,13 @@ def with_cluster(wanted: DistributedConfig) -> DistributedConfig:
         )
     except Exception as error:  # whatever the cluster's variables lack
         raise ConfigError(
-            f"distributed.coordinator=auto: the cluster does not say enough ({type(error).__name__}: {error}); "
-            "name HOST:PORT, --distributed.processes and --distributed.process"
+            f"distributed.coordinator=auto: the cluster says too little ({type(error).__name__}: {error}); "
+            f"{NAMED}"
         ) from error
     address, processes, process, local = found
     if address is None or processes is None or process is None:
         raise ConfigError(
-            "distributed.coordinator=auto: neither Slurm, nor a TPU pod, nor Open MPI has started this process; "
-            "name HOST:PORT, --distributed.processes and --distributed.process"
+            f"distributed.coordinator=auto: no Slurm, TPU pod or Open MPI has started this process; {NAMED}"
         )
     if local is not None and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
         os.environ["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, local))
@@ -212,12 +212,12 @@ def connect(wanted: DistributedConfig, hosts: Alone) -> None:
         service.started(f"{where}:{port}", hosts.count, silence)
         return f"{host}:{port}"
 
-    library = distributed._jax
+    library: Any = vars(distributed)["_jax"]
     made = library.get_distributed_runtime_service
     try:
         address = hosts.led(begun)
-        # jax would begin one inside of process 0; see jaxrl/hosts/service.py.
-        library.get_distributed_runtime_service = lambda *args, **kwargs: None
+        # jax would begin another one inside of process 0; see jaxrl/hosts/service.py.
+        library.get_distributed_runtime_service = lambda *_, **__: None
         jax.distributed.initialize(
             address,
             hosts.count,

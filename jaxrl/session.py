@@ -11,7 +11,7 @@ import numpy as np
 from jaxrl import assembly, changes, envs, joint, loop, nans, onboard, plan, rundir, runtime, saving
 from jaxrl.actor import plain
 from jaxrl.assembly import assemble, compiled
-from jaxrl.config import Config, ConfigError, to_dict
+from jaxrl.config import Config, to_dict
 from jaxrl.envs.base import CheckedEnv
 from jaxrl.exits import WriteFailed
 from jaxrl.faults import Faults
@@ -22,7 +22,6 @@ from jaxrl.keys import ACT, env_seed
 from jaxrl.layout import fetched
 from jaxrl.parts import Due, Parts, batch_shapes
 from jaxrl.placement import Placement
-from jaxrl.profiling import Profiler
 from jaxrl.programs import Programs
 from jaxrl.saver import Saver, opened_stores, recovered
 from jaxrl.sinks import Sink, Sinks, make_sinks
@@ -77,6 +76,7 @@ def train(command: Command, machine: runtime.Machine, argv: list[str], control: 
         try:
             counters = train_in(run_dir, parts, env, stores, start, control)
         except BaseException as error:
+            hosts.verdict()
             with contextlib.suppress(WriteFailed):
                 run_dir.note(exit=f"{type(error).__name__}: {error}", ended=rundir.now())
             raise
@@ -93,22 +93,18 @@ def train_in(
 ) -> Counters:
     """The run in its directory, from a checkpoint if there is one."""
     config, faults, began = parts.config, control.faults, time.monotonic()
-    machine, hosts, place = parts.machine, parts.machine.hosts, Placement(parts)
     with contextlib.ExitStack() as stack:
         faults.at("start")
-        opening = open_sinks(run_dir, config, start.files, faults) if hosts.leads else joint.quiet_sinks()
-        sinks = stack.enter_context(opening)
+        sinks = stack.enter_context(open_sinks(run_dir, config, start.files, faults))
         sinks.banner(banner(parts, run_dir, start))
         for line in (*start.remarks, "compiling: seconds with a warm cache, up to a minute without ..."):
             sinks.note(line)
         faults.at("compile")
         programs, compile_s = compiled(parts, env), time.monotonic() - began
-        state = first_state(programs, start, config, sinks)
-        state = saving.with_own(state, machine.layout.own(config.env.num_envs))
-        state = saving.fitting(env, state, sinks.note)
+        state = saving.fitting(env, first_state(parts, programs, start, sinks), sinks.note)
         if start.saved and state.env is None:  # episodes begin anew, and not with those that the run has seen
             env.close()
-            env = stack.enter_context(training_env(config, start.step, machine))
+            env = stack.enter_context(training_env(config, start.step, parts.machine))
         env.faults, reports = faults, nans.Reports(run_dir.path, parts, programs, sinks.note)
         with reports.border(state.counters):
             state, first = begin(parts, env, state)
@@ -116,38 +112,28 @@ def train_in(
         watch = started(start.counters, began, compile_s)
         run_dir.note(**describe(parts, programs, compile_s))
         schedule = plan.Plan.of(config)
+        shared = dict(programs=programs, sinks=sinks, watch=watch, reports=reports)
         saver = stores and Saver(
+            **shared,
+            **joint.saving(parts),
             stores=stores,
             config=config,
             clock=schedule.clock,
             identity=run_dir.identity() | {"spaces": plain(env.spaces)},
-            programs=programs,
-            sinks=sinks,
-            watch=watch,
             snapshot=env.snapshot,
-            hosts=hosts,
-            joined=hosts.joined if place.shares else dict,
-            reports=reports,
         )
         machinery = loop.Run(
+            **shared,
+            **joint.running(parts),
             parts=parts,
-            programs=programs,
             plan=schedule,
             env=env,
-            sinks=sinks,
             saver=saver,
-            reports=reports,
             episodes=files,
-            watch=watch,
             stop=control.stop,
             projector=Projector(run_dir.path / "videos", sinks.note, sinks.post),
-            profiler=stack.enter_context(
-                Profiler(run_dir.path / "profile", config.profile if hosts.leads else "", sinks.note)
-            ),
+            profiler=stack.enter_context(joint.profiler(parts, run_dir, sinks.note)),
             faults=faults,
-            hosts=hosts,
-            share=joint.share_of(config, machine.layout, hosts),
-            waiting=[] if place.shares else None,
         )
         state = loop.run(machinery, state, first)
         if files:
@@ -200,11 +186,16 @@ def check_source(parts: Parts, start: Start) -> None:
         saving.chosen_parameters(start.source, learner, parts.config.init_filter)
 
 
-def first_state(programs: Programs, start: Start, config: Config, sinks: Sinks) -> RunState:
-    """A new run's state, that of a checkpoint, or a new one with parameters of another run."""
+def first_state(parts: Parts, programs: Programs, start: Start, sinks: Sinks) -> RunState:
+    """A new run's state, that of a checkpoint, or a new one with parameters of another run.
+
+    On the host it has what belongs to this process's environments.
+    """
+    config, own = parts.config, parts.machine.layout.own(parts.config.env.num_envs)
     state = saving.fresh_state(programs, config.env.num_envs)
     if start.saved:
-        return saving.restore(start.saved, state)
+        return saving.with_own(saving.restore(start.saved, state), own)
+    state = saving.with_own(state, own)
     if start.source:
         state, names = saving.take_parameters(start.source, state, config.init_filter)
         total = len(saving.parameters({"learner": state.learner}))
@@ -238,6 +229,8 @@ def begin(parts: Parts, env: CheckedEnv, state: RunState) -> tuple[RunState, Ste
 
 
 def open_sinks(run_dir: rundir.RunDir, config: Config, saved: saving.Saved | None, faults: Faults) -> Sinks:
+    if isinstance(run_dir, joint.Onlooker):
+        return Sinks([])  # of this process nobody is to see rows
     resume_step, scores_step = (saved.counters.settled, saved.step) if saved else (None, None)
     try:
         more: list[Sink] = [SampleFiles(run_dir.path, resume_step)]

@@ -73,9 +73,9 @@ def until_it_ends(child: Child, path: pathlib.Path) -> int:
     while True:
         code = child.run()
         number = signal_of(code)
-        if (number is None and code != exits.PEER_LOST) or (number is None and child.asked is not None):
+        if number is None and (code != exits.PEER_LOST or child.asked is not None):
             return code
-        if number in ENDED or (number is not None and child.asked is not None):
+        if number is not None and (number in ENDED or child.asked is not None):
             return 128 + number
         reached = progress(path)
         moved = any(now > then for now, then in zip(reached, farthest, strict=True))

@@ -19,7 +19,6 @@ from jaxrl.faults import Faults
 from jaxrl.hosts import ALONE, Alone, join
 
 TWICE_S = 0.1  # two of the same signal within it are one
-VERDICT_S = 2.0  # for the news of another process's end
 PATIENCE_S = 1.0  # for the main thread to come to a signal
 
 
@@ -173,8 +172,8 @@ def train(command: flags.Command, argv: list[str], stop: StopRequest) -> int:
     try:
         code = train_with(hosts, command, argv, stop)
     except BaseException as error:
-        if hosts.count > 1 and not isinstance(error, ConfigError):
-            time.sleep(VERDICT_S)  # if it came of another one's end, that ends this process meanwhile
+        if not isinstance(error, ConfigError):
+            hosts.verdict()
         hosts.end(
             getattr(error, "code", exits.BAD_CONFIG if isinstance(error, ConfigError) else 1), told(error)
         )

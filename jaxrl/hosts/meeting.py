@@ -100,7 +100,8 @@ def asked(host: str, port: int, mine: dict[str, Any], end: float, wanted: Distri
         return peer
     raise PeerLost(
         f"distributed.coordinator={wanted.coordinator}: process 0 was not reached within "
-        f"{wanted.timeout_s:g} s ({why}); see that it was started, that the address is its own, and that no firewall is between"
+        f"{wanted.timeout_s:g} s ({why}); see that it was started, that the address is its own, "
+        "and that no firewall is between"
     )
 
 

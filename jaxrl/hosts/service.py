@@ -1,7 +1,8 @@
 """The service by which jax connects processes, as a process of its own: python -m jaxrl.hosts.service.
 
-Inside of process 0, as jax has it, it would end with that process, and jaxlib would then abort all others within
-a millisecond, with a wall of text. Here it lives a little longer, so that they can end in their own words.
+Inside of process 0, as jax has it, it would end with that process, and jaxlib would then abort all others
+within a millisecond, with a wall of text. Here it lives a little longer, so that they can end in their own
+words.
 """
 
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from jaxlib import _jax
+from jaxlib import _jax  # pyright: ignore[reportAttributeAccessIssue]
 
 GRACE_S = 10.0  # that it lives longer than who has started it
 READY = b"ready"

@@ -14,6 +14,7 @@ from jaxrl.exits import PEER_LOST
 from jaxrl.hosts.wire import END, PING, VALUE, Peer, decoded, encoded, received
 
 T = TypeVar("T")
+VERDICT_S = 2.0  # for the news of another process's end, after an error that may have come of it
 FAREWELL_S = 60.0  # that process 0 waits for the others when all is done
 
 
@@ -51,6 +52,9 @@ class Alone:
     def end(self, code: int, words: str = "") -> None:
         """Tells the others that this process ends, and with code 0 waits until they do, too."""
 
+    def verdict(self) -> None:
+        """To be called with an error: if it came of another process's end, that ends this one here."""
+
     def opened(self, ended: Callable[[int, str], str]) -> None:
         """Whom to tell before this process ends because of another: exit code, words; what it adds."""
 
@@ -81,6 +85,7 @@ class Team(Alone):
         self.index, self.count, self._name = me.index, me.count, me.name
         self._peers, self._silence_s, self._leave = peers, silence_s, leave
         self._ended: Callable[[int, str], str] | None = None
+        self._waited = False
         self._ending = threading.Lock()  # held for ever by who ends this process
 
     def start(self) -> "Team":
@@ -126,6 +131,11 @@ class Team(Alone):
 
     def opened(self, ended: Callable[[int, str], str]) -> None:
         self._ended = ended
+
+    def verdict(self) -> None:
+        if not self._waited:
+            time.sleep(VERDICT_S)
+        self._waited = True
 
     def end(self, code: int, words: str = "") -> None:
         """Returns only if no other process has ended this one before."""

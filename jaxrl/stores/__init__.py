@@ -97,8 +97,8 @@ class Save:
 class Stores:
     """The stores of one run, for the process that has locked its directory. One thread calls the methods.
 
-    Where several processes share the run, each has one, and all of them call its methods at the same time. Each
-    writes its part of the arrays; all else is done by process 0, and what it finds is told to the others.
+    Where several processes share the run, each has one, and all of them call its methods at the same time.
+    Each writes its part of the arrays; all else is done by process 0, which tells the others what it finds.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from jaxrl import rundir
 from jaxrl.changes import OF_COMMAND, PLACE, Origin
 from jaxrl.config import Config, ConfigError, leaves, replace, show, to_dict
 from jaxrl.evaluation import Share
+from jaxrl.exits import PEER_LOST
 from jaxrl.flags import Command
 from jaxrl.hosts import Alone
 from jaxrl.parts import Parts
@@ -126,9 +127,12 @@ def farewell(run_dir: Callable[[], rundir.RunDir | None]) -> Callable[[int, str]
 
     def ended(code: int, words: str) -> str:
         found = run_dir()
+        if found is not None:
+            found.note(exit=f"exit code {code}: {words}", ended=rundir.now())
+        if code != PEER_LOST:
+            return ""
         if found is None:
             return "; the run had not begun"
-        found.note(exit=f"exit code {code}: {words}", ended=rundir.now())
         steps = [x.step for x in checkpoints(found.path / "checkpoints" / LATEST)]
         where = f"goes on from step {max(steps):,}" if steps else "begins again: nothing was saved yet"
         return f"; the same command with --logdir={found.path} in all processes {where}"

@@ -302,6 +302,7 @@ def describe(parts: Parts, programs: Programs, compile_s: float) -> dict[str, ob
     return {
         "versions": runtime.versions(),
         "device": {"platform": machine.platform, "kind": machine.kind, "count": machine.count},
+        "processes": machine.hosts.count,
         "compile_s": round(compile_s, 3),  # with tracing; programs are compiled side by side
         "compile_s_each": {name: round(x.seconds, 3) for name, x in programs.compiled.items()},
     }

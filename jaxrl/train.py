@@ -16,7 +16,7 @@ from typing import NoReturn
 from jaxrl import exits, flags, measuring, rundir, runtime, supervise
 from jaxrl.config import ConfigError
 from jaxrl.faults import Faults
-from jaxrl.hosts import ALONE, Alone, join
+from jaxrl.hosts import ALONE, Alone, checked, join
 
 TWICE_S = 0.1  # two of the same signal within it are one
 PATIENCE_S = 1.0  # for the main thread to come to a signal
@@ -203,8 +203,8 @@ def joined(command: flags.Command) -> tuple[flags.Command, Alone]:
         return command, ALONE
     wanted = runtime.with_cluster(wanted)
     versions = {name: x for name, x in runtime.versions().items() if name in ("jaxrl", "jax", "jaxlib")}
-    if wanted.processes != 1:
-        say(f"process {wanted.process} of {wanted.processes} meets the others at {wanted.coordinator} ...")
+    checked(wanted)
+    say(f"process {wanted.process} of {wanted.processes} meets the others at {wanted.coordinator} ...")
     hosts = join(wanted, versions, leave)
     return dataclasses.replace(command, config=dataclasses.replace(command.config, distributed=wanted)), hosts
 

@@ -14,6 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from jaxrl.config import Config, ConfigError
+from jaxrl.hosts import ALONE, Alone
+from jaxrl.runtime import SEVERAL
+
 AXIS = "data"
 WHOLE = -1  # instead of an axis: a copy on each device
 
@@ -143,3 +147,36 @@ def own_part(x: jax.Array) -> np.ndarray:
         return jax.device_get(shards[0].data)
     pieces = jax.device_get([shards[i].data for i in sorted(range(len(shards)), key=starts.__getitem__)])
     return np.concatenate(pieces, axis)
+
+
+def devices_wanted(config: Config, there: list[Any], hosts: Alone = ALONE) -> int:
+    """How many of the devices of each process the run is to use. Raises ConfigError if there are fewer."""
+    wanted, kind, n = config.runtime.devices, there[0].platform, hosts.count
+    counts = hosts.gather(len(there))
+    where = f" in {n} processes" if n > 1 else ""
+    if wanted and wanted % n:
+        raise ConfigError(
+            f"runtime.devices={wanted}: cannot be divided over distributed.processes={n}; use "
+            f"--runtime.devices={-(-wanted // n) * n}"
+        )
+    if not wanted and kind != "cpu" and min(counts) < max(counts):
+        raise ConfigError(
+            f"runtime.devices=0: the processes have {', '.join(map(str, counts))} devices; use "
+            f"--runtime.devices={min(counts) * n}"
+        )
+    if wanted > min(counts) * n:
+        more = f", or XLA_FLAGS={SEVERAL}={wanted // n} to try it" if kind == "cpu" else ""
+        raise ConfigError(
+            f"runtime.devices={wanted}: there are {min(counts) * n} ({kind}){where}; use "
+            f"--runtime.devices={min(counts) * n}{more}"
+        )
+    # A CPU is one device; where it poses as several, that is a trial, which names their number.
+    return wanted // n or (1 if kind == "cpu" else len(there))
+
+
+def devices_of_all(there: list[Any], each: int) -> list[Any]:
+    """So many devices of each process, in the order of the processes."""
+    found: dict[int, list[Any]] = {}
+    for device in sorted(there, key=lambda x: (x.process_index, x.id)):
+        found.setdefault(device.process_index, []).append(device)
+    return [device for owned in found.values() for device in owned[:each]]

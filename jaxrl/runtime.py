@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from jaxrl.config import Config, ConfigError, DistributedConfig, replace
 from jaxrl.exits import PeerLost
-from jaxrl.hosts import ALONE, Alone, served
+from jaxrl.hosts import ALONE, Alone, free_port
 
 if TYPE_CHECKING:
     from jaxrl.layout import Layout
@@ -101,7 +101,7 @@ def start(config: Config, hosts: Alone = ALONE) -> Machine:
     """
     import jax
 
-    from jaxrl.layout import Layout
+    from jaxrl.layout import Layout, devices_of_all, devices_wanted
 
     if folder := cache_folder(config.runtime.compile_cache):
         jax.config.update("jax_compilation_cache_dir", folder)
@@ -129,39 +129,6 @@ def start(config: Config, hosts: Alone = ALONE) -> Machine:
     each = devices_wanted(config, devices, hosts)
     there = devices[:each] if hosts.count == 1 else devices_of_all(jax.devices(), each)
     return Machine(Layout(tuple(there)), ring, device.platform, device.device_kind, hosts)
-
-
-def devices_wanted(config: Config, there: list[Any], hosts: Alone = ALONE) -> int:
-    """How many of the devices of each process the run is to use. Raises ConfigError if there are fewer."""
-    wanted, kind, n = config.runtime.devices, there[0].platform, hosts.count
-    counts = hosts.gather(len(there))
-    where = f" in {n} processes" if n > 1 else ""
-    if wanted and wanted % n:
-        raise ConfigError(
-            f"runtime.devices={wanted}: cannot be divided over distributed.processes={n}; use "
-            f"--runtime.devices={-(-wanted // n) * n}"
-        )
-    if not wanted and kind != "cpu" and min(counts) < max(counts):
-        raise ConfigError(
-            f"runtime.devices=0: the processes have {', '.join(map(str, counts))} devices; use "
-            f"--runtime.devices={min(counts) * n}"
-        )
-    if wanted > min(counts) * n:
-        more = f", or XLA_FLAGS={SEVERAL}={wanted // n} to try it" if kind == "cpu" else ""
-        raise ConfigError(
-            f"runtime.devices={wanted}: there are {min(counts) * n} ({kind}){where}; use "
-            f"--runtime.devices={min(counts) * n}{more}"
-        )
-    # A CPU is one device; where it poses as several, that is a trial, which names their number.
-    return wanted // n or (1 if kind == "cpu" else len(there))
-
-
-def devices_of_all(there: list[Any], each: int) -> list[Any]:
-    """So many devices of each process, in the order of the processes."""
-    found: dict[int, list[Any]] = {}
-    for device in sorted(there, key=lambda x: (x.process_index, x.id)):
-        found.setdefault(device.process_index, []).append(device)
-    return [device for owned in found.values() for device in owned[:each]]
 
 
 def with_cluster(wanted: DistributedConfig) -> DistributedConfig:
@@ -209,7 +176,7 @@ def connect(wanted: DistributedConfig, hosts: Alone) -> None:
             port, where = free_port(host.strip("[]")), host
         except OSError:  # it is another network's name of this machine
             port, where = free_port(""), "[::]"
-        service.started(f"{where}:{port}", hosts.count, silence)
+        hosts.service = service.started(f"{where}:{port}", hosts.count, silence)
         return f"{host}:{port}"
 
     library: Any = vars(distributed)["_jax"]
@@ -233,10 +200,18 @@ def connect(wanted: DistributedConfig, hosts: Alone) -> None:
         library.get_distributed_runtime_service = made
 
 
-def free_port(host: str) -> int:
-    """A port of an address of this machine on which nobody listens. Raises OSError."""
-    with served(host, 0) as server:
-        return server.getsockname()[1]
+def disconnect(hosts: Alone) -> None:
+    """Undoes `connect`, where all is well and all call it: else jax takes the first to end for lost."""
+    if hosts.count == 1:
+        return
+    import jax
+
+    hosts.gather(None)
+    with contextlib.suppress(RuntimeError):
+        jax.distributed.shutdown()
+    if hosts.service is not None:
+        hosts.service.kill()
+        hosts.service.wait()
 
 
 def resolve(config: Config, machine: Machine) -> Config:

@@ -76,7 +76,7 @@ def train(command: Command, machine: runtime.Machine, argv: list[str], control: 
         try:
             counters = train_in(run_dir, parts, env, stores, start, control)
         except BaseException as error:
-            hosts.verdict()
+            hosts.verdict(error)
             with contextlib.suppress(WriteFailed):
                 run_dir.note(exit=f"{type(error).__name__}: {error}", ended=rundir.now())
             raise

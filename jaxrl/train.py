@@ -172,8 +172,7 @@ def train(command: flags.Command, argv: list[str], stop: StopRequest) -> int:
     try:
         code = train_with(hosts, command, argv, stop)
     except BaseException as error:
-        if not isinstance(error, ConfigError):
-            hosts.verdict()
+        hosts.verdict(error)
         hosts.end(
             getattr(error, "code", exits.BAD_CONFIG if isinstance(error, ConfigError) else 1), told(error)
         )
@@ -228,8 +227,10 @@ def train_with(hosts: Alone, command: flags.Command, argv: list[str], stop: Stop
     command = dataclasses.replace(command, config=runtime.resolve(command.config, machine))
     if command.action == "dry_run":
         session.dry_run(command, machine, lambda line: print(line, flush=True) if hosts.leads else None)
+        runtime.disconnect(hosts)
         return exits.DONE
     finished = session.train(command, machine, argv, session.Control(stop, stop.opened, faults))
+    runtime.disconnect(hosts)
     return exits.DONE if finished else stop.code
 
 

@@ -7,7 +7,7 @@ that is cut off or stopped is given up after `distributed.heartbeat_s` seconds o
 process ends with one line. Nothing here imports jax.
 """
 
-from jaxrl.hosts.meeting import checked, join, served
+from jaxrl.hosts.meeting import checked, free_port, join
 from jaxrl.hosts.team import ALONE, Alone, Team
 
-__all__ = ["ALONE", "Alone", "Team", "checked", "join", "served"]
+__all__ = ["ALONE", "Alone", "Team", "checked", "free_port", "join"]

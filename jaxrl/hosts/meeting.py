@@ -137,6 +137,12 @@ def served(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=1_024)
 
 
+def free_port(host: str) -> int:
+    """A port of an address of this machine on which nobody listens. Raises OSError."""
+    with served(host, 0) as server:
+        return server.getsockname()[1]
+
+
 def expected(
     server: socket.socket, mine: dict[str, Any], end: float, wanted: DistributedConfig
 ) -> list[Peer]:

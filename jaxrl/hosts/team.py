@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxrl.exits import PEER_LOST
+from jaxrl.config import ConfigError
+from jaxrl.exits import PEER_LOST, RunError
 from jaxrl.hosts.wire import END, PING, VALUE, Peer, decoded, encoded, received
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ class Alone:
 
     index = 0
     count = 1
+    service: Any = None  # jax's own, a process that process 0 has started
 
     @property
     def leads(self) -> bool:
@@ -52,8 +54,11 @@ class Alone:
     def end(self, code: int, words: str = "") -> None:
         """Tells the others that this process ends, and with code 0 waits until they do, too."""
 
-    def verdict(self) -> None:
-        """To be called with an error: if it came of another process's end, that ends this one here."""
+    def verdict(self, error: BaseException) -> None:
+        """To be called before an error is told: if it came of another process's end, that ends this one here.
+
+        What all of them have come upon is told by process 0.
+        """
 
     def opened(self, ended: Callable[[int, str], str]) -> None:
         """Whom to tell before this process ends because of another: exit code, words; what it adds."""
@@ -132,10 +137,11 @@ class Team(Alone):
     def opened(self, ended: Callable[[int, str], str]) -> None:
         self._ended = ended
 
-    def verdict(self) -> None:
-        if not self._waited:
+    def verdict(self, error: BaseException) -> None:
+        known = isinstance(error, ConfigError) or (self.leads and isinstance(error, RunError))
+        if not (known or self._waited):
             time.sleep(VERDICT_S)
-        self._waited = True
+            self._waited = True
 
     def end(self, code: int, words: str = "") -> None:
         """Returns only if no other process has ended this one before."""

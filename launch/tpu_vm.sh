@@ -78,7 +78,7 @@ train() {
 }
 
 running() { # on worker 0
-    gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker=0 --command 'kill -0 "$(cat jaxrl.pid)"' \
+    gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker=0 --command "kill -0 \$(cat jaxrl.pid)" \
         2>/dev/null
 }
 
@@ -87,7 +87,7 @@ logs() {
 }
 
 stop() {
-    on_all 'kill -TERM "$(cat jaxrl.pid)"'
+    on_all "kill -TERM \$(cat jaxrl.pid)"
 }
 
 watch() {

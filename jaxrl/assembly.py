@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jaxrl import learners, plan, runtime
-from jaxrl.config import Config, ConfigError
+from jaxrl.config import Config, ConfigError, show, to_dict
 from jaxrl.envs.base import CheckedEnv
 from jaxrl.envs.batch import Batched
 from jaxrl.envs.hosted import Hosted
@@ -19,7 +19,7 @@ from jaxrl.placement import Placement, check_devices
 from jaxrl.programs import Programs
 from jaxrl.runtime import Machine
 from jaxrl.saving import Saved
-from jaxrl.types import Learner, Spaces
+from jaxrl.types import Key, Learner, Spaces
 
 
 def assemble(config: Config, machine: Machine, env: CheckedEnv, saved: Saved | None = None) -> Parts:
@@ -46,7 +46,8 @@ def assemble(config: Config, machine: Machine, env: CheckedEnv, saved: Saved | N
     if config.replay.placement == "device" and machine.layout.divides(config.env.num_envs):
         budget *= machine.count  # each holds a share
     check_budget(replay, held.nbytes if held else 0, budget, config.replay.placement)
-    key = jax.device_put(jax.random.key(config.seed), machine.layout.whole)
+    refuse_alone(config, machine)
+    key = run_key(config, machine)
     return Parts(
         config=config,
         learner=learner,
@@ -57,6 +58,31 @@ def assemble(config: Config, machine: Machine, env: CheckedEnv, saved: Saved | N
         eval_envs=eval_envs(config),
         key=key,
     )
+
+
+def run_key(config: Config, machine: Machine) -> Key:
+    """The run's key, on the learner's devices."""
+    layout = machine.layout
+    if layout.processes == 1:
+        return jax.device_put(jax.random.key(config.seed), layout.whole)
+    numbers = jax.device_get(jax.random.key_data(jax.random.key(config.seed)))
+    return jax.random.wrap_key_data(layout.put(numbers))
+
+
+def refuse_alone(config: Config, machine: Machine) -> None:
+    """Raises ConfigError at settings that one process alone can follow."""
+    alone = {
+        "replay.holdout": (config.replay.holdout > 0, "0"),
+        "replay.save_episodes": (config.replay.save_episodes, "false"),
+        "replay.placement": (config.replay.placement == "host", "device"),
+        "eval.samples": (config.eval.samples > 0, "0"),
+    }
+    for name, (asked, remedy) in alone.items() if machine.hosts.count > 1 else ():
+        if asked:
+            value = show(to_dict(config)[name])
+            raise ConfigError(
+                f"{name}={value}: cannot be shared by {machine.hosts.count} processes; use --{name}={remedy}"
+            )
 
 
 def feed_of(config: Config, learner: Learner, spaces: Spaces, rows: int, online: bool | None = None) -> Feed:
@@ -86,7 +112,8 @@ def compiled(parts: Parts, env: CheckedEnv) -> Programs:
     """
     config, there = parts.config, runtime.device_memory(parts.machine.learner)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        job = pool.submit(memory_of, env, parts.eval_envs if config.eval_every else 0)
+        judges = parts.machine.layout.own(parts.eval_envs)
+        job = pool.submit(memory_of, env, judges.stop - judges.start if config.eval_every else 0)
         programs = Programs(parts)
         need = job.result()
     sizes = {name: program.demand.scratch for name, program in programs.compiled.items()}
@@ -120,7 +147,7 @@ def memory_of(env: CheckedEnv, judges: int) -> int:
     if not isinstance(env, Hosted):
         return 0
     if judges:
-        env.programs_of(judges)
+        env.programs_of(judges)  # on one device, where evaluations step them
     return max(demand.whole for demand in env.programs.demands.values())
 
 

@@ -20,6 +20,7 @@ CLASSES = {  # of settings by name, or by section where the name itself is in no
         *("seeds", "tasks"),  # a member's config has its own seed and task
         *("benchmark_at_end", "replay.budget_gb", "replay.placement", "replay.save_episodes"),
         *("eval.", "terminal.", "tensorboard.", "plot.", "wandb.", "checkpoint.", "runtime.", "debug."),
+        "distributed.",
     ),
     "warned": (
         *("batch_size", "train_ratio", "warmup", "overlap", "runtime.matmul_precision"),
@@ -33,7 +34,8 @@ CLASSES = {  # of settings by name, or by section where the name itself is in no
 }
 BIRTH = ("resume_from", "init_from", "init_filter")  # how a run began cannot be changed, whatever is allowed
 # These hold for one start of the process; what is saved of them is of no use to the next.
-OF_COMMAND = ("logdir", "allow_config_change", "profile", "debug.fault", "seeds", "tasks")
+PLACE = tuple(f"distributed.{x}" for x in ("coordinator", "processes", "process", "timeout_s", "heartbeat_s"))
+OF_COMMAND = ("logdir", "allow_config_change", "profile", "debug.fault", "seeds", "tasks", *PLACE)
 CONSEQUENCES = {"free": "", "warned": ", from here on", "refused": ", which makes it another run"}
 
 

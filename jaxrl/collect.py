@@ -8,10 +8,12 @@ from typing import Literal
 import numpy as np
 
 from jaxrl.envs.base import CheckedEnv, Outcome
+from jaxrl.evaluation import Share
 from jaxrl.faults import OFF, Faults
 from jaxrl.feeds.episodes import EpisodeFiles
 from jaxrl.feeds.ring import trainable_rows
 from jaxrl.filming import Projector
+from jaxrl.hosts import ALONE, Alone
 from jaxrl.nans import Reports
 from jaxrl.parts import Due, Parts
 from jaxrl.plan import Plan, rows_of_update
@@ -51,6 +53,9 @@ class Run:
     profiler: Profiler
     faults: Faults = OFF
     pace: Pace = dataclasses.field(default_factory=Pace)
+    hosts: Alone = ALONE  # the processes of the run
+    share: Share = Share()  # of the environments of evaluations
+    waiting: list[tuple[int, Finished]] | None = None  # see `count_episodes`; None: nothing waits
 
     def stop_evaluating(self) -> bool:
         """What an evaluation asks at each of its steps."""
@@ -65,7 +70,7 @@ def collect(
     config, programs, watch = r.parts.config, r.programs, r.watch
     while state.counters.env_steps < until and not r.stop() and time.monotonic() < deadline:
         r.faults.at("act")
-        placed = programs.put_rows(step)
+        placed = programs.put_step(step)
         out, counter = programs.act(state.policy, state.carry, state.counter, placed)
         held = state.tracker.held(config.replay.holdout) if r.parts.held else None
         ring, held_ring = programs.insert((state.ring, state.held), placed, out, held)
@@ -138,18 +143,40 @@ def ready(r: Run, state: RunState) -> bool:
 
 
 def count_episodes(r: Run, state: RunState, step: Step, outcome: Outcome, env_steps: int) -> RunState:
-    """Counts a row received at a clock, and reports the games that ended with it."""
+    """Counts a row received at a clock, and reports the games that ended with it.
+
+    Where each process has environments of its own, the games wait for those of the others.
+    """
     tracker, finished = state.tracker.advanced(step, *outcome)
-    if not finished:
-        return state.replace(tracker=tracker)
+    games = [(env_steps, dataclasses.replace(x, env=x.env + r.env.first)) for x in finished]
+    state = state.replace(tracker=tracker)
+    if r.waiting is None:
+        return reported(r, state, games)
+    r.waiting.extend(games)
+    return state
+
+
+def together(r: Run, state: RunState) -> RunState:
+    """Reports the games that have ended in all processes since the last call, as one process would have."""
+    if r.waiting is None:
+        return state
+    mine = [[at, dataclasses.asdict(game)] for at, game in r.waiting]
+    r.waiting.clear()
+    games = [(at, Finished(**game)) for part in r.hosts.gather(mine) for at, game in part]
+    return reported(r, state, sorted(games, key=lambda pair: (pair[0], pair[1].env)))
+
+
+def reported(r: Run, state: RunState, games: list[tuple[int, Finished]]) -> RunState:
+    """Counts games that have ended, each with the clock of its last row, and writes them down."""
+    if not games:
+        return state
     before, wall_s = state.counters.episodes, r.watch.total()
-    for number, game in enumerate(finished, before + 1):
+    for number, (env_steps, game) in enumerate(games, before + 1):
         row = score_row(env_steps, "episode", game, game.episode)
         r.sinks.post(dataclasses.replace(row, number=number, wall_s=wall_s))
     return state.replace(
-        tracker=tracker,
-        scores=tallied(state.scores, finished),
-        counters=state.counters.replace(episodes=before + len(finished)),
+        scores=tallied(state.scores, (game for _, game in games)),
+        counters=state.counters.replace(episodes=before + len(games)),
     )
 
 

@@ -219,7 +219,9 @@ class CheckpointConfig(Section):
 class RuntimeConfig(Section):
     prefix = "runtime."
     compile_cache: str = leaf("auto", "folder of compiled programs; auto = a folder of ours", "path")
-    devices: int = leaf(0, "share each batch; 0 = all GPUs or TPUs, or one CPU", "devices", low=0, high=1024)
+    devices: int = leaf(
+        0, "share each batch; 0 = all GPUs or TPUs, one CPU a process", "devices", low=0, high=1024
+    )
     population: str = leaf(
         "auto", "one program for all members, or in turn", choices=("auto", "joint", "turns")
     )
@@ -227,6 +229,16 @@ class RuntimeConfig(Section):
     matmul_precision: str = leaf("default", "of float32 products", choices=("default", "high", "highest"))
     debug_nans: bool = leaf(False, "stop at the operation that makes a NaN; slow")
     transfer_guard: bool = leaf(True, "implicit transfers to and from devices are errors", source=DREAMER)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistributedConfig(Section):
+    prefix = "distributed."
+    coordinator: str = leaf("", "HOST:PORT of process 0; auto = what the cluster says; empty = one process")
+    processes: int = leaf(0, "of the run together; 0 = as the cluster says", "processes", low=0, high=65_536)
+    process: int = leaf(-1, "this one, from 0; -1 = as the cluster says", "number", low=-1, high=65_535)
+    timeout_s: float = leaf(300.0, "for all of them to find each other", "seconds", low=1, high=86_400)
+    heartbeat_s: float = leaf(60.0, "silence after which a process is lost", "seconds", low=1, high=3_600)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -279,6 +291,7 @@ class Config(Section):
     wandb: WandbConfig = WandbConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    distributed: DistributedConfig = DistributedConfig()
     debug: DebugConfig = DebugConfig()
 
     def __post_init__(self):

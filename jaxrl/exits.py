@@ -3,6 +3,7 @@
 DONE = 0
 BAD_CONFIG = 2  # ConfigError
 NO_CHECKPOINT = 66
+PEER_LOST = 69
 DIVERGED = 70
 IO = 74
 LOCKED = 75
@@ -19,6 +20,12 @@ class NoCheckpoint(RunError):
     """A checkpoint is there but cannot be used."""
 
     code = NO_CHECKPOINT
+
+
+class PeerLost(RunError):
+    """Another process of the run was not found, or is gone."""
+
+    code = PEER_LOST
 
 
 class Diverged(RunError):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxrl import metrics, onboard
-from jaxrl.collect import Run, collect, score_row
+from jaxrl.collect import Run, collect, score_row, together
 from jaxrl.config import Config
 from jaxrl.evaluation import Interrupted, Report, Watcher, evaluate, one_episode
 from jaxrl.exits import Diverged
@@ -22,6 +22,7 @@ from jaxrl.state import RunState
 from jaxrl.tracker import TALLY, Finished, episode_means
 from jaxrl.types import Step
 
+LOOK = 256  # vector steps after which several processes look at process 0's clock
 HURRIED_S = 2.0  # that the last video has where somebody waits for the process to end
 
 
@@ -47,17 +48,21 @@ def run(r: Run, state: RunState, step: Step) -> RunState:
             state = settle(r, state)
             if state.counters.settled < now:
                 break  # interrupted; the events of this step are done after the resume
-        late = r.parts.config.save_seconds and time.monotonic() - saved_at > r.parts.config.save_seconds
+        period = r.parts.config.save_seconds or float("inf")
+        late = r.hosts.share(time.monotonic() - saved_at > period)
         if now == clock.steps:
             break
         if r.saver and (clock.saves(now) or late):
             look_for_skips(r, state)
             r.saver.save(state, "interval")
             saved_at = time.monotonic()
-        deadline = saved_at + r.parts.config.save_seconds if r.parts.config.save_seconds else float("inf")
+        until, deadline = clock.next_stop(now), saved_at + period
+        if r.hosts.count > 1:  # clocks differ: all look at one, every so often
+            until, deadline = min(until, now + LOOK * clock.stride), float("inf")
         with jax.transfer_guard("disallow" if r.parts.config.runtime.transfer_guard else "allow"):
             gather = onboard.collect if r.parts.batched else collect
-            state, step, newest = gather(r, state, step, newest, clock.next_stop(now), deadline)
+            state, step, newest = gather(r, state, step, newest, until, deadline)
+        state = together(r, state)
     end(r, state, step)
     return state
 
@@ -86,12 +91,13 @@ class Events:
     packed: np.ndarray | None  # the sums that they come from
     films: list[Guarded]
     imagination: Imagination | None
+    filmed: bool  # by this process or another one
     sampler: Sampler | None
 
     @property
     def plays(self) -> bool:
         """Whether episodes are to be played."""
-        return self.evaluates or bool(self.films)
+        return self.evaluates or self.filmed
 
     def quota(self, config: Config) -> np.ndarray | None:
         """Episodes of each environment; None: as many as an evaluation has."""
@@ -118,6 +124,7 @@ def settle(r: Run, state: RunState) -> RunState:
                     r.stop_evaluating,
                     quota=events.quota(config),
                     watchers=events.watchers,
+                    share=r.share,
                 )
         except Interrupted:
             return state
@@ -130,8 +137,9 @@ def begun(r: Run, state: RunState) -> Events:
     logs, evaluates = clock.logs(c.env_steps), clock.evaluates(c.env_steps, config.eval_initial)
     (scalars, packed) = flush(r, state) if logs else ({}, None)
     films, imagination = looks(r, state) if clock.films(c.env_steps) else ([], None)
+    filmed = clock.films(c.env_steps) and r.hosts.share(bool(films))
     sampler = Sampler(config.eval.samples, r.parts.eval_envs) if evaluates and config.eval.samples else None
-    if evaluates or films:
+    if evaluates or filmed:
         r.sinks.progress(c.env_steps, clock.steps, {"updates": c.updates, "phase": "evaluating"})
     return Events(
         logs=logs,
@@ -140,6 +148,7 @@ def begun(r: Run, state: RunState) -> Events:
         packed=packed,
         films=films,
         imagination=imagination,
+        filmed=filmed,
         sampler=sampler,
     )
 
@@ -160,6 +169,7 @@ def done(r: Run, state: RunState, events: Events, report: Report | None) -> RunS
             r.sinks.post(Samples(c.env_steps, events.sampler.episodes))
         c = c.replace(wall_s=r.watch.total())
         scalars |= r.watch.lap(c.env_steps, c.updates) if events.logs else {}
+        scalars = r.hosts.share(scalars)  # seconds differ
         agent_steps = c.env_steps // config.env.action_repeat
         r.sinks.write(Row(c.env_steps, agent_steps, c.updates, c.episodes, c.wall_s, scalars))
     if events.logs:
@@ -175,7 +185,7 @@ def done(r: Run, state: RunState, events: Events, report: Report | None) -> RunS
 def looks(r: Run, state: RunState) -> tuple[list[Guarded], Imagination | None]:
     """Who is to film the evaluation at this step, and what the world model imagines, only enqueued."""
     c, replay, config = state.counters, r.parts.replay, r.parts.config
-    if not r.projector.is_free(c.env_steps):
+    if not r.hosts.share(r.projector.is_free(c.env_steps)):
         return [], None
     imagination = None
     groups = r.programs.groups
@@ -184,7 +194,8 @@ def looks(r: Run, state: RunState) -> tuple[list[Guarded], Imagination | None]:
             imagination = r.projector.imagine(
                 config, lambda: r.programs.report(state.learner, state.ring, c.env_steps), c.env_steps
             )
-    return r.projector.begin(config, c.env_steps), imagination
+    films = r.projector.begin(config, c.env_steps) if r.hosts.leads else []
+    return films, imagination
 
 
 def look_for_skips(r: Run, state: RunState) -> None:
@@ -220,7 +231,8 @@ def flush(r: Run, state: RunState) -> tuple[dict[str, float], np.ndarray]:
         packed = r.watch.fetch(programs.validate(state.learner, state.held, state.counters.env_steps))
         scalars |= metrics.unpack(programs.held_kinds, packed)
     if r.parts.learner.update is not None:
-        items = int(np.minimum(state.tracker.written, replay.rows).sum())
+        each = np.minimum(state.tracker.written, replay.rows)
+        items = int(each.sum()) * (replay.streams // len(each))  # streams of all processes grow together
         scalars |= {"replay/items": items, "replay/ram_gb": replay.nbytes / 1e9}
         scalars["replay/replay_ratio"] = (
             state.counters.updates
@@ -228,5 +240,5 @@ def flush(r: Run, state: RunState) -> tuple[dict[str, float], np.ndarray]:
             / max(1, state.counters.env_steps // config.env.action_repeat)
         )
     if (bad := r.env.bad) is not None:
-        scalars["env/bad_states"] = bad
+        scalars["env/bad_states"] = bad if r.waiting is None else sum(r.hosts.gather(bad))
     return scalars | memory_use(r.parts.machine.learner), totals

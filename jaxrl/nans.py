@@ -30,6 +30,7 @@ class Reports:
     """
 
     def __init__(self, folder: pathlib.Path, parts: Parts, programs: Programs, note: Callable[[str], None]):
+        self._writes = parts.machine.hosts.leads  # the others see the same updates, but rows of their own
         self._folder, self._parts, self._programs, self._note = folder, parts, programs, note
         self._record: dict[str, Any] = {}  # nan_report.json, once there is a reason for one
         self._arrays: dict[str, np.ndarray] | None = None  # of nan_batch.npz, until it is written
@@ -47,7 +48,8 @@ class Reports:
         if not self._record and state.evidence is not None:
             number = int(jax.device_get(state.evidence.number))
             if number >= 0:
-                batch = {k: plain(x) for k, x in flatten(jax.device_get(state.evidence.batch)).items()}
+                kept = self._programs.whole(state.evidence.batch)
+                batch = {k: plain(x) for k, x in flatten(kept).items()}
                 self._record, self._arrays = self._examined(state, number, batch), batch
         if not self._record:
             return ""
@@ -69,6 +71,7 @@ class Reports:
         try:
             yield
         except BadRow as error:
+            self._writes = True
             self._arrays = row = {k: plain(x) for k, x in error.row.items()}
             self._record = self._opening(counters) | {
                 "what": f"{whose}environment {error.env} gave a number that is not finite",
@@ -144,6 +147,8 @@ class Reports:
 
     def _written(self) -> bool:
         """Whether report and arrays are on disk; what could not be written is tried again the next time."""
+        if not self._writes:
+            return True
         try:
             if self._arrays is not None:
                 write_arrays(self._folder / ARRAYS, self._arrays)

@@ -8,7 +8,6 @@ import collections
 import dataclasses
 import time
 
-import jax
 import numpy as np
 
 from jaxrl.chunk import LONGEST, ChunkPlan, Moving
@@ -16,6 +15,7 @@ from jaxrl.collect import Run, count_episodes, learn, ticked
 from jaxrl.envs.base import CheckedEnv, Outcome
 from jaxrl.envs.batch import Told
 from jaxrl.envs.hosted import Hosted
+from jaxrl.layout import fetched
 from jaxrl.parts import Parts, loops
 from jaxrl.programs import Programs
 from jaxrl.state import Counters, RunState
@@ -53,7 +53,7 @@ def collect(
             began = time.monotonic()
             state = heard(r, state, waiting.popleft())
             if many:
-                r.pace.rows = adjusted(r.pace.rows, time.monotonic() - began)
+                r.pace.rows = adjusted(r.pace.rows, r.hosts.share(time.monotonic() - began))
     while waiting:
         state = heard(r, state, waiting.popleft())
     return state, r.env.current[1], state.policy
@@ -113,7 +113,7 @@ def planned(r: Run, before: Counters, rows: int, due: np.ndarray) -> ChunkPlan:
 def one_row(parts: Parts, programs: Programs, env: CheckedEnv, state: RunState) -> None:
     """A chunk of one vector step with one update, to see that it works; the state is used up."""
     assert isinstance(env, Hosted)
-    env.place(parts.machine.layout)
+    env.place(parts.machine.layout, parts.replay.streams)
     due = np.zeros(LONGEST, np.int32)
     due[0] = parts.learner.update is not None
     zero = np.array(0, np.int32)
@@ -131,7 +131,7 @@ def nobody(r: Run) -> np.ndarray:
 def heard(r: Run, state: RunState, sent: Sent) -> RunState:
     """Counts the episodes of enqueued rows, once the device has come so far."""
     assert isinstance(r.env, Hosted)
-    told = r.watch.wait("device", lambda: jax.device_get(sent.told))
+    told = r.watch.wait("device", lambda: fetched(sent.told))
     reward, flags = (np.atleast_2d(x)[: sent.rows] for x in (told.reward, told.flags))
     state = counted(r, state, reward, flags, sent.env_steps)
     done = sent.env_steps + sent.rows * r.plan.clock.stride

@@ -68,6 +68,11 @@ class Placement:
         return self.store if self.split else self.rows
 
     @property
+    def shares(self) -> bool:
+        """Whether each process steps environments of its own; else each steps all of them."""
+        return self.layout.shares(self.parts.replay.streams)
+
+    @property
     def groups(self) -> int:
         """Groups of streams from each of which a share of a batch is drawn."""
         return 1 if self.split or self.ring_axes == WHOLE else self.layout.count
@@ -140,11 +145,13 @@ AnyFeed = Feed | Divided | Shared
 
 def check_devices(layout: Layout, batch_size: int) -> None:
     """Raises ConfigError if a batch cannot be divided over the devices."""
-    n = layout.count
+    n, each = layout.count, layout.processes
     if batch_size % n == 0:
         return
-    more, fewer = -(-batch_size // n) * n, max(k for k in range(1, n) if batch_size % k == 0)
+    remedies = [f"--batch_size={-(-batch_size // n) * n}"]
+    if fewer := [k for k in range(each, n, each) if batch_size % k == 0]:
+        remedies.append(f"--runtime.devices={fewer[-1]}")
+    where = f" in {each} processes" if each > 1 else ""
     raise ConfigError(
-        f"batch_size={batch_size}: cannot be divided over {n} devices; use --batch_size={more} or "
-        f"--runtime.devices={fewer}"
+        f"batch_size={batch_size}: cannot be divided over {n} devices{where}; use {' or '.join(remedies)}"
     )

@@ -18,6 +18,7 @@ from jaxrl.config import Config, ConfigError
 from jaxrl.envs.base import CheckedEnv
 from jaxrl.exits import Diverged, WriteFailed
 from jaxrl.flags import Command
+from jaxrl.hosts import ALONE
 from jaxrl.layout import Layout
 from jaxrl.lockstep import Population, Together
 from jaxrl.members import ON_DEVICE, Members
@@ -51,7 +52,7 @@ def train(command: Command, machine: Machine, argv: list[str], control: Control)
     """
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        members, env = with_environments(stack, present(commands_of(command), machine))
+        members, env = with_environments(stack, present(commands_of(command), machine), machine)
         configs = [x.config for x in members.values()]
         parts = of_each(assemble(configs[0], one_device(machine), env[0]), configs, env)
         layout = layout_of(parts[0], machine, len(members))
@@ -155,7 +156,7 @@ def opened(
             stack.enter_context(contextlib.closing(rundir.open_run(command.config, command.origin)))
         )
     for command, run_dir in zip(members.values(), run_dirs, strict=True):
-        stores.append(stack.enter_context(opened_stores(run_dir, command.config, control.faults)))
+        stores.append(stack.enter_context(opened_stores(run_dir, command.config, control.faults, ALONE)))
     return run_dirs, stores
 
 
@@ -285,7 +286,7 @@ def close(seats: Sequence[Opened], p: Population, states: Together) -> None:
 def dry_run(command: Command, machine: Machine, say: Callable[[str], None]) -> None:
     """Builds everything, does one step of each phase, tells sizes and units; writes nothing."""
     with contextlib.ExitStack() as stack:
-        members, env = with_environments(stack, present(commands_of(command), machine))
+        members, env = with_environments(stack, present(commands_of(command), machine), machine)
         configs = [x.config for x in members.values()]
         parts = of_each(assemble(configs[0], one_device(machine), env[0]), configs, env)
         layout = layout_of(parts[0], machine, len(parts))

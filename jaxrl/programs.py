@@ -37,7 +37,7 @@ class Programs:
         sources = {name: source for name, source in sources.items() if name not in without}
         self.compiled = compile_all(sources, parts.machine.platform)
         give_back_memory()
-        self._key_at_replay = jax.device_put(parts.key, self._place.store)
+        self._key_at_replay = jax.device_put(parts.key, self._place.store) if self._split else parts.key
 
     def of(self, parts: Parts) -> "Programs":
         """The same of a run that differs in its key only; nothing is compiled again."""
@@ -48,23 +48,46 @@ class Programs:
 
     def put(self, tree: Any) -> Any:
         """Explicit transfer to the learner's devices, a copy to each."""
-        return jax.device_put(tree, self._place.whole)
+        return self._place.layout.put(tree)
+
+    def _put_store(self, number: int) -> jax.Array:
+        """The same of a number, to beside replay."""
+        found = np.int32(number)
+        return jax.device_put(found, self._place.store) if self._split else self.put(found)
 
     @property
     def groups(self) -> int:
-        """Of training environments: there must be something to learn from in each of them."""
-        return self._place.groups
+        """Of this process's training environments: there must be something to learn from in each of them."""
+        place = self._place
+        return place.groups // place.layout.processes if place.shares else place.groups
+
+    @property
+    def shares(self) -> bool:
+        """Whether each process has training environments of its own."""
+        return self._place.shares
+
+    def put_step(self, step: Step) -> Step:
+        """The same of a row of each training environment of this process: to where they belong."""
+        return self._place.layout.put_rows(step, self._parts.replay.streams)
 
     def put_rows(self, step: Step) -> Step:
-        """The same of a row of each environment, of training or of an evaluation: to where they belong."""
-        return jax.device_put(step, self._place.layout.rows(len(step.is_first)))
+        """The same of an evaluation's environments."""
+        return self._place.layout.put_rows(step, self._parts.eval_envs)
 
     def put_named(self, arrays: dict[str, Any]) -> dict[str, Any]:
         """The same of arrays of a RunState by dotted name, none of a ring."""
         return {
-            name: jax.device_put(x, self._place.rows if name.startswith("carry.") else self._place.whole)
+            name: self._place.layout.put_rows(x, self._parts.replay.streams)
+            if name.startswith("carry.")
+            else self.put(x)
             for name, x in arrays.items()
         }
+
+    def whole(self, tree: Any) -> Any:
+        """Arrays that may be divided over processes, on the host."""
+        if self._place.layout.processes > 1:
+            tree = jax.jit(lambda x: x, out_shardings=self._place.whole)(tree)
+        return jax.device_get(tree)
 
     def act(
         self, policy: Params, carry: Carry, counter: jax.Array, step: Step
@@ -144,7 +167,7 @@ class Programs:
     def validate(self, state: Any, held_ring: Ring, env_steps: int) -> jax.Array:
         """Packed world-model losses of a batch from the held-out ring."""
         assert self._parts.held is not None
-        at = jax.device_put(np.int32(env_steps), self._place.store)
+        at = self._put_store(env_steps)
         batch = self.compiled["held_batch"].call(held_ring, at, self._key_at_replay)
         batch = self._learned(batch, self._parts.held)
         return self.compiled["validate"].call(state, batch, self.put(np.int32(env_steps)), self._parts.key)
@@ -156,7 +179,7 @@ class Programs:
 
     def report(self, state: Any, ring: Ring, env_steps: int) -> tuple[OpenLoop, jax.Array]:
         """What the world model imagines of sequences from replay, and is_first [T, B] of their rows."""
-        at = jax.device_put(np.int32(env_steps), self._place.store)
+        at = self._put_store(env_steps)
         batch = self.compiled["report_batch"].call(ring, at, self._key_at_replay)
         batch = self.put(batch) if self._split else batch
         return self.compiled["report"].call(state, batch, self.put(np.int32(env_steps)), self._parts.key)
@@ -201,7 +224,12 @@ class Programs:
         batch = batch_shapes(self._parts.replay, self._parts.key)
         zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
         nothing = Evidence(number=np.array(-1, np.int32), batch=zeros)
-        return jax.device_put(nothing, jax.tree.broadcast(self._place.evidence, nothing))
+        places = jax.tree.broadcast(self._place.evidence, nothing)
+        if self._place.layout.processes == 1:
+            return jax.device_put(nothing, places)
+        return jax.tree.map(
+            lambda x, place: jax.make_array_from_callback(x.shape, place, x.__getitem__), nothing, places
+        )
 
     def policy(self, state: Any) -> Params:
         """Parameters for acting, copied, so that they survive the donation of `state`."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxrl import envs, onboard, runtime, saving
 from jaxrl.envs.base import CheckedEnv
+from jaxrl.layout import fetched
 from jaxrl.memory import Process
 from jaxrl.parts import Due, Parts
 from jaxrl.programs import Programs
@@ -30,14 +31,14 @@ def rehearsed(parts: Parts, programs: Programs, env: CheckedEnv) -> Process:
 def one_step_each(parts: Parts, programs: Programs, env: CheckedEnv) -> None:
     """Acting, a step of the environments, insertion, an update, a flush."""
     state = saving.fresh_state(programs, parts.config.env.num_envs)
-    step = programs.put_rows(env.reset())
+    step = programs.put_step(env.reset())
     if "chunk" in programs.compiled:
         onboard.one_row(parts, programs, env, saving.fresh_state(programs, parts.config.env.num_envs))
-        step = programs.put_rows(env.reset())
+        step = programs.put_step(env.reset())
     out, _ = programs.act(state.policy, state.carry, state.counter, step)
     held = np.zeros(parts.config.env.num_envs, bool) if parts.held else None
     ring, _ = programs.insert((state.ring, state.held), step, out, held)
-    env.send(jax.device_get(out.action))
+    env.send(fetched(out.action))
     env.recv()
     totals = state.totals
     if parts.learner.update is not None:

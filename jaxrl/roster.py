@@ -26,6 +26,11 @@ def commands_of(command: Command) -> dict[str, Command]:
       ConfigError: if there is no member or one twice, or the folder holds a run of its own.
     """
     config, origin = command.config, command.origin
+    if config.distributed.coordinator:
+        raise ConfigError(
+            "seeds, tasks: a population is trained by one process; leave --distributed out, and name a part of "
+            "the members on each host"
+        )
     if origin.path is not None:
         raise ConfigError(
             f"logdir={config.logdir}: holds a run of its own; --seeds and --tasks make a folder for each "
@@ -92,7 +97,7 @@ def present(members: dict[str, Command], machine: Machine) -> dict[str, Command]
 
 
 def with_environments(
-    stack: contextlib.ExitStack, members: dict[str, Command]
+    stack: contextlib.ExitStack, members: dict[str, Command], machine: Machine
 ) -> tuple[dict[str, Command], list[CheckedEnv]]:
     """The training environments of each member, until `stack` closes. Games share the largest set of actions.
 
@@ -101,7 +106,7 @@ def with_environments(
     """
 
     def opened() -> list[CheckedEnv]:
-        return [stack.enter_context(training_env(x.config, 0)) for x in members.values()]
+        return [stack.enter_context(training_env(x.config, 0, machine)) for x in members.values()]
 
     env = opened()
     sets = [x.spaces.action for x in env]

@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from jaxrl.config import Config, ConfigError, replace
+from jaxrl.config import Config, ConfigError, DistributedConfig, replace
+from jaxrl.exits import PeerLost
+from jaxrl.hosts import ALONE, Alone, free_port
 
 if TYPE_CHECKING:
     from jaxrl.layout import Layout
@@ -29,6 +31,7 @@ PLATFORMS = {"auto": "", "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 # Of MUJOCO_GL: libraries, and words for its default and for none. mujoco 4.0 cannot be imported with another.
 GL_NAMES = ("egl", "osmesa", "glfw", "glx", "cgl", "wgl")
 GL_WORDS = ("", "enable", "enabled", "on", "true", "1", "disable", "disabled", "off", "false", "0")
+NAMED = "name HOST:PORT, --distributed.processes and --distributed.process"
 WHY = "use --device=cpu, or see what python -m jaxrl.doctor says"
 
 
@@ -40,15 +43,16 @@ class Machine:
     replay: Any  # jax.Device of the ring; where it is the learner's, the ring lies as the layout says
     platform: str  # "cpu", "gpu" or "tpu"
     kind: str  # the devices' own name
+    hosts: Alone = ALONE  # the processes that share the run
 
     @property
     def learner(self) -> Any:
-        """The first jax.Device of parameters and updates."""
-        return self.layout.devices[0]
+        """The first jax.Device of this process for parameters and updates."""
+        return self.layout.here[0]
 
     @property
     def count(self) -> int:
-        """Devices that the run uses."""
+        """Devices that the run uses, in all processes."""
         return self.layout.count
 
     @property
@@ -85,15 +89,19 @@ def flags_are_known() -> bool:
     return (0, 10) <= (int(version[0]), int(version[1])) <= (0, 11)
 
 
-def start(config: Config) -> Machine:
+def start(config: Config, hosts: Alone = ALONE) -> Machine:
     """Imports and configures jax, finds the devices.
+
+    Args:
+      hosts: the processes of the run.
 
     Raises:
       ConfigError: if the named device is missing.
+      PeerLost: if the processes cannot be connected.
     """
     import jax
 
-    from jaxrl.layout import Layout
+    from jaxrl.layout import Layout, devices_of_all, devices_wanted
 
     if folder := cache_folder(config.runtime.compile_cache):
         jax.config.update("jax_compilation_cache_dir", folder)
@@ -102,6 +110,8 @@ def start(config: Config) -> Machine:
     if config.runtime.matmul_precision != "default":
         jax.config.update("jax_default_matmul_precision", config.runtime.matmul_precision)
     jax.config.update("jax_debug_nans", config.runtime.debug_nans)
+    if hosts.count > 1:
+        connect(config.distributed, hosts)
     try:
         devices = jax.local_devices()
     except (RuntimeError, AssertionError) as error:
@@ -116,21 +126,92 @@ def start(config: Config) -> Machine:
     on_device = config.replay.placement == "device"
     # On a CPU that poses as several devices, the last one stands for the host: placements differ in tests.
     ring = device if on_device else host[-1]
-    layout = Layout(tuple(devices[: devices_wanted(config, devices)]))
-    return Machine(layout, ring, device.platform, device.device_kind)
+    each = devices_wanted(config, devices, hosts)
+    there = devices[:each] if hosts.count == 1 else devices_of_all(jax.devices(), each)
+    return Machine(Layout(tuple(there)), ring, device.platform, device.device_kind, hosts)
 
 
-def devices_wanted(config: Config, there: list[Any]) -> int:
-    """How many of the devices the run is to use. Raises ConfigError if there are fewer."""
-    wanted, kind = config.runtime.devices, there[0].platform
-    if wanted > len(there):
-        more = f", or XLA_FLAGS={SEVERAL}={wanted} to try it" if kind == "cpu" else ""
-        raise ConfigError(
-            f"runtime.devices={wanted}: there are {len(there)} ({kind}); use --runtime.devices={len(there)}"
-            + more
+def with_cluster(wanted: DistributedConfig) -> DistributedConfig:
+    """With what the cluster that has started this process says (Slurm, TPU pods, Open MPI), where "auto".
+
+    Raises:
+      ConfigError: if it says nothing.
+    """
+    if wanted.coordinator != "auto":
+        return wanted
+    from jax._src.clusters import ClusterEnv  # behind jax.distributed.initialize, which does not tell
+
+    given = wanted.processes or None, wanted.process if wanted.process >= 0 else None
+    try:
+        found = ClusterEnv.auto_detect_unset_distributed_params(
+            None, *given, None, None, int(wanted.timeout_s)
         )
-    # A CPU is one device; where it poses as several, that is a trial, which names their number.
-    return wanted or (1 if kind == "cpu" else len(there))
+    except Exception as error:  # whatever the cluster's variables lack
+        raise ConfigError(
+            f"distributed.coordinator=auto: the cluster says too little ({type(error).__name__}: {error}); "
+            f"{NAMED}"
+        ) from error
+    address, processes, process, local = found
+    if address is None or processes is None or process is None:
+        raise ConfigError(
+            f"distributed.coordinator=auto: no Slurm, TPU pod or Open MPI has started this process; {NAMED}"
+        )
+    if local is not None and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+        os.environ["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, local))
+    return dataclasses.replace(wanted, coordinator=address, processes=processes, process=process)
+
+
+def connect(wanted: DistributedConfig, hosts: Alone) -> None:
+    """Connects the processes in jax, too: their devices become one machine. Raises PeerLost."""
+    import jax
+    from jax._src import distributed
+
+    from jaxrl.hosts import service
+
+    silence = int(2 * wanted.heartbeat_s) + 5  # ours are earlier, and say more
+
+    def begun() -> str:
+        host = wanted.coordinator.rpartition(":")[0]
+        try:
+            port, where = free_port(host.strip("[]")), host
+        except OSError:  # it is another network's name of this machine
+            port, where = free_port(""), "[::]"
+        hosts.service = service.started(f"{where}:{port}", hosts.count, silence)
+        return f"{host}:{port}"
+
+    library: Any = vars(distributed)["_jax"]
+    made = library.get_distributed_runtime_service
+    try:
+        address = hosts.led(begun)
+        # jax would begin another one inside of process 0; see jaxrl/hosts/service.py.
+        library.get_distributed_runtime_service = lambda *_, **__: None
+        jax.distributed.initialize(
+            address,
+            hosts.count,
+            hosts.index,
+            cluster_detection_method="deactivate",
+            initialization_timeout=int(wanted.timeout_s),
+            heartbeat_timeout_seconds=silence,
+            shutdown_timeout_seconds=5,
+        )
+    except (OSError, RuntimeError) as error:
+        raise PeerLost(f"distributed.coordinator={wanted.coordinator}: {error}; choose another") from error
+    finally:
+        library.get_distributed_runtime_service = made
+
+
+def disconnect(hosts: Alone) -> None:
+    """Undoes `connect`, where all is well and all call it: else jax takes the first to end for lost."""
+    if hosts.count == 1:
+        return
+    import jax
+
+    hosts.gather(None)
+    with contextlib.suppress(RuntimeError):
+        jax.distributed.shutdown()
+    if hosts.service is not None:
+        hosts.service.kill()
+        hosts.service.wait()
 
 
 def resolve(config: Config, machine: Machine) -> Config:

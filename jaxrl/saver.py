@@ -1,8 +1,9 @@
 """When the state is saved, where, and what happens if that fails."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -10,15 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import glossary, saving
-from jaxrl.config import Config, nearest, show
-from jaxrl.exits import Diverged, WriteFailed
+from jaxrl.config import Config, ConfigError, nearest, show
+from jaxrl.exits import Diverged, RunError, WriteFailed
+from jaxrl.faults import Faults
+from jaxrl.hosts import ALONE, Alone
+from jaxrl.layout import fetched
 from jaxrl.nans import Reports
 from jaxrl.programs import Programs
+from jaxrl.rundir import RunDir
 from jaxrl.schedule import Clock
 from jaxrl.sinks import Saved, Sinks
 from jaxrl.state import RunState
 from jaxrl.stopwatch import Stopwatch
-from jaxrl.stores import BEST, LATEST, PERIODIC, Rank, Stores, rank_of
+from jaxrl.stores import BEST, LATEST, PERIODIC, Checkpoint, Rank, Stores, rank_of
 
 SLOW_S, HUNG_S = 60.0, 600.0  # longest waits for saves on their way: before the next one, at the end
 EVALUATION = "eval_episode/"
@@ -56,6 +61,8 @@ class Saver:
     sinks: Sinks
     watch: Stopwatch
     snapshot: Callable[[], Any]  # of the environments
+    hosts: Alone = ALONE  # the processes of the run
+    joined: saving.Join = dict  # makes arrays of this process's environments those of all
     reports: Reports | None = None  # of numbers that are not finite
     failures: int = 0  # in a row
     drafts: dict[str, Draft] = dataclasses.field(default_factory=dict)  # by store, but for the latest
@@ -83,7 +90,7 @@ class Saver:
                 self._last_try()
             elif self.stores.pending:
                 self._failed(f"checkpoint at step {at}: skipped, since the one before is still being written")
-            elif not self.sinks.flush():
+            elif not self._rows_are_safe():
                 self._failed(f"checkpoint at step {at}: put off, since rows before it are not on disk")
             else:
                 self._begin(state, reason)
@@ -104,7 +111,7 @@ class Saver:
             return
         with self.watch.phase("save"):
             self.heed(SLOW_S)
-            why = "" if self.sinks.flush() else "rows before it are not on disk"
+            why = "" if self._rows_are_safe() else "rows before it are not on disk"
             why = "the one before is still being written" if self.stores.pending else why
             for store in [BEST] * best + [PERIODIC] * periodic:
                 draft = self._draft(store, state, "best" if store == BEST else "interval", rank)
@@ -138,6 +145,9 @@ class Saver:
             if outcome.remark:
                 self.sinks.note(f"{what} is there, but {outcome.remark}")
         return not self.stores.pending and not any(outcome.failure for outcome in outcomes)
+
+    def _rows_are_safe(self) -> bool:
+        return self.hosts.share(self.sinks.flush())
 
     def close(self) -> None:
         """Waits for saves that are on their way."""
@@ -175,7 +185,8 @@ class Saver:
     def _draft(self, store: str, state: RunState, reason: str, rank: Rank | None = None) -> Draft:
         """Raises Diverged if an array on the host is not finite."""
         state = state.replace(counters=state.counters.replace(wall_s=self.watch.total()), env=self.snapshot())
-        arrays = saving.arrays(state, with_replay=store == LATEST and self.config.checkpoint.replay)
+        with_replay = store == LATEST and self.config.checkpoint.replay
+        arrays = saving.arrays(state, with_replay, self.joined)
         facts = saving.facts(self.config, self.identity, state, arrays)
         score = rank.values[-1] if rank else -math.inf
         facts |= {"reason": reason, "score": score if math.isfinite(score) else None}
@@ -190,7 +201,7 @@ class Saver:
         old = self.drafts.get(draft.store)
         if old and draft.store == PERIODIC:
             self.sinks.note(f"checkpoint {old.name} will not be tried again: {draft.name} is due")
-        self.drafts[draft.store] = dataclasses.replace(draft, on_device=jax.device_get(draft.on_device))
+        self.drafts[draft.store] = dataclasses.replace(draft, on_device=fetched(draft.on_device))
         self.waiting.discard(draft.store)
 
     def _write(self, draft: Draft) -> bool:
@@ -200,6 +211,8 @@ class Saver:
             arrays = (draft.on_device, draft.on_host)
             if not self.stores.save(draft.store, draft.step, arrays, draft.facts, finite):
                 self.drafts.pop(draft.store, None)  # it is there already
+        except RunError:
+            raise
         except Exception as error:  # whatever Orbax or the disk has against it
             kept = draft.store in self.drafts
             self.waiting |= {draft.store} if kept else set()
@@ -244,3 +257,29 @@ class Saver:
         self.sinks.note(f"{why}; {remedy} will be tried" + " again" * (remedy == "it"))
         if self.failures >= self.config.checkpoint.failures:
             raise WriteFailed(f"{why}; {self.failures} saves in a row have failed; free disk space")
+
+
+@contextlib.contextmanager
+def opened_stores(run_dir: RunDir, config: Config, faults: Faults, hosts: Alone) -> Iterator[Stores | None]:
+    """The stores of a run; None if nothing is to be saved. Raises ConfigError where something was."""
+    if not config.checkpoint.enabled:
+        folder = run_dir.path / "checkpoints"
+        if folder.is_dir() and any(folder.glob("*/*")):
+            raise ConfigError(
+                f"checkpoint.enabled=false: {run_dir.path} has checkpoints that a run there continues from; "
+                "choose another logdir"
+            )
+        yield None
+        return
+    settings = config.checkpoint
+    stores = Stores(run_dir.path, settings.keep, settings.periodic_keep, faults, hosts)
+    with contextlib.closing(stores):
+        yield stores
+
+
+def recovered(stores: Stores, limit: int | None = None) -> tuple[Checkpoint | None, list[str]]:
+    """As `Stores.recover`. Raises WriteFailed where the disk has something against it."""
+    try:
+        return stores.recover(limit)
+    except OSError as error:
+        raise WriteFailed(f"{error.filename or 'checkpoints/'}: {error.strerror or error}") from error

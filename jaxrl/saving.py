@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from jaxrl.tracker import TALLY, Tracker
 ON_DEVICE = ("learner", "policy", "carry", "counter", "totals")
 RINGS = ("ring", "held")
 PARAMETERS = ("learner.params.", "learner.slow.")
+Join = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +40,29 @@ class Saved:
         return self.checkpoint.step
 
 
-def arrays(state: RunState, with_replay: bool) -> tuple[dict[str, jax.Array], dict[str, np.ndarray]]:
-    """The whole state by name: on devices, on the host."""
+def arrays(
+    state: RunState, with_replay: bool, joined: Join = dict
+) -> tuple[dict[str, jax.Array], dict[str, np.ndarray]]:
+    """The whole state by name: on devices, on the host.
+
+    Args:
+      joined: makes arrays [n, ...] of this process's environments those of all.
+    """
     names = ON_DEVICE + (RINGS if with_replay else ())
     on_device = flatten({name: getattr(state, name) for name in names})
     on_device = {k: x for k, x in on_device.items() if x.size}  # Orbax refuses empty arrays
-    return on_device, host_leaves(state)
+    return on_device, host_leaves(state, joined)
 
 
-def host_leaves(state: RunState) -> dict[str, np.ndarray]:
+def host_leaves(state: RunState, joined: Join = dict) -> dict[str, np.ndarray]:
     env = {f"env.{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state.env))}
-    return flatten({"tracker": state.tracker, "scores": state.scores}) | env
+    return flatten({"scores": state.scores}) | joined(flatten({"tracker": state.tracker}) | env)
+
+
+def with_own(state: RunState, own: slice) -> RunState:
+    """The state with what is on the host of these environments alone, those of this process."""
+    env = None if state.env is None else [x[own] for x in state.env]
+    return state.replace(tracker=jax.tree.map(lambda x: x[own], state.tracker), env=env)
 
 
 def facts(

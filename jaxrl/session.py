@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from jaxrl import changes, envs, loop, memory, nans, plan, rundir, runtime, saving
+from jaxrl import changes, envs, joint, loop, memory, nans, plan, rundir, runtime, saving
 from jaxrl.actor import plain
 from jaxrl.assembly import assemble, compiled
-from jaxrl.config import Config, ConfigError, to_dict
+from jaxrl.config import Config, to_dict
 from jaxrl.envs.base import CheckedEnv
 from jaxrl.exits import WriteFailed
 from jaxrl.faults import Faults
@@ -20,10 +20,9 @@ from jaxrl.filming import Projector
 from jaxrl.flags import Command
 from jaxrl.keys import ACT, env_seed
 from jaxrl.parts import Parts
-from jaxrl.profiling import Profiler
 from jaxrl.programs import Programs
 from jaxrl.rehearsal import rehearsed
-from jaxrl.saver import Saver
+from jaxrl.saver import Saver, opened_stores, recovered
 from jaxrl.sinks import Sink, Sinks, make_sinks
 from jaxrl.sinks.jsonl import set_aside
 from jaxrl.sinks.live import LiveSink
@@ -32,7 +31,7 @@ from jaxrl.sinks.wandb import WandB
 from jaxrl.start import Start, start_of
 from jaxrl.state import Counters, RunState
 from jaxrl.stopwatch import Stopwatch
-from jaxrl.stores import Checkpoint, Stores, search
+from jaxrl.stores import Stores, search
 from jaxrl.telling import banner, describe, finished, say_goodbye
 from jaxrl.types import Step
 
@@ -57,15 +56,15 @@ def train(command: Command, machine: runtime.Machine, argv: list[str], control: 
       ConfigError: before anything is written.
       RunError: with an exit code of its own.
     """
-    config, origin = command.config, command.origin
+    config, origin, hosts = command.config, command.origin, machine.hosts
     with contextlib.ExitStack() as stack:
-        env = stack.enter_context(training_env(config, 0))
+        env = stack.enter_context(training_env(config, 0, machine))
         start = start_of(config) if origin.saved is None else None
         parts = assemble(config, machine, env, start.saved if start else None)
         if start:
             check_source(parts, start)
-        run_dir = stack.enter_context(contextlib.closing(rundir.open_run(config, origin)))
-        stores = stack.enter_context(opened_stores(run_dir, config, control.faults))
+        run_dir = stack.enter_context(joint.opened(config, origin, hosts))
+        stores = stack.enter_context(opened_stores(run_dir, config, control.faults, hosts))
         found, remarks = recovered(stores) if stores else (None, [])
         if start is None:
             start = start_of(config, found)
@@ -77,6 +76,7 @@ def train(command: Command, machine: runtime.Machine, argv: list[str], control: 
         try:
             counters = train_in(run_dir, parts, env, stores, start, control)
         except BaseException as error:
+            hosts.verdict(error)
             with contextlib.suppress(WriteFailed):
                 run_dir.note(exit=f"{type(error).__name__}: {error}", ended=rundir.now())
             raise
@@ -146,40 +146,37 @@ def ready(
     """The machinery of the run, its first state and the environments' first row; `stack` closes it."""
     run_dir, parts, start, sinks = opened.run_dir, opened.parts, opened.start, opened.sinks
     config, env, faults = parts.config, opened.env, opened.control.faults
-    state = saving.fitting(env, first_state(programs, start, config, sinks), sinks.note)
+    state = saving.fitting(env, first_state(parts, programs, start, sinks), sinks.note)
     if start.saved and state.env is None:  # episodes begin anew, and not with those that the run has seen
         env.close()
-        env = stack.enter_context(training_env(config, start.step))
+        env = stack.enter_context(training_env(config, start.step, parts.machine))
     env.faults, reports = faults, nans.Reports(run_dir.path, parts, programs, sinks.note)
     with reports.border(state.counters):
         state, first = begin(parts, env, state)
     watch = started(start.counters, opened.began, compile_s)
     run_dir.note(**describe(parts, programs, compile_s))
     schedule = plan.Plan.of(config)
+    shared = dict(programs=programs, sinks=sinks, watch=watch, reports=reports)
     saver = opened.stores and Saver(
+        **shared,
+        **joint.saving(parts),
         stores=opened.stores,
         config=config,
         clock=schedule.clock,
         identity=run_dir.identity() | {"spaces": plain(env.spaces)},
-        programs=programs,
-        sinks=sinks,
-        watch=watch,
         snapshot=env.snapshot,
-        reports=reports,
     )
     machinery = loop.Run(
+        **shared,
+        **joint.running(parts),
         parts=parts,
-        programs=programs,
         plan=schedule,
         env=env,
-        sinks=sinks,
         saver=saver,
-        reports=reports,
         episodes=stack.enter_context(opened_episodes(run_dir, config, start.files)),
-        watch=watch,
         stop=opened.control.stop,
         projector=Projector(run_dir.path / "videos", sinks.note, sinks.post),
-        profiler=stack.enter_context(Profiler(run_dir.path / "profile", config.profile, sinks.note)),
+        profiler=stack.enter_context(joint.profiler(parts, run_dir, sinks.note)),
         faults=faults,
     )
     return machinery, state, first
@@ -200,23 +197,6 @@ def started(c: Counters, began: float, compile_s: float) -> Stopwatch:
 
 
 @contextlib.contextmanager
-def opened_stores(run_dir: rundir.RunDir, config: Config, faults: Faults) -> Iterator[Stores | None]:
-    if not config.checkpoint.enabled:
-        folder = run_dir.path / "checkpoints"
-        if folder.is_dir() and any(folder.glob("*/*")):
-            raise ConfigError(
-                f"checkpoint.enabled=false: {run_dir.path} has checkpoints that a run there continues from; "
-                "choose another logdir"
-            )
-        yield None
-        return
-    settings = config.checkpoint
-    stores = Stores(run_dir.path, settings.keep, settings.periodic_keep, faults)
-    with contextlib.closing(stores):
-        yield stores
-
-
-@contextlib.contextmanager
 def opened_episodes(
     run_dir: rundir.RunDir, config: Config, saved: saving.Saved | None
 ) -> Iterator[EpisodeFiles | None]:
@@ -234,13 +214,6 @@ def opened_episodes(
         yield files
 
 
-def recovered(stores: Stores, limit: int | None = None) -> tuple[Checkpoint | None, list[str]]:
-    try:
-        return stores.recover(limit)
-    except OSError as error:
-        raise WriteFailed(f"{error.filename or 'checkpoints/'}: {error.strerror or error}") from error
-
-
 def close_episodes(files: EpisodeFiles, sinks: Sinks) -> None:
     files.close()
     if files.dropped:
@@ -255,11 +228,16 @@ def check_source(parts: Parts, start: Start) -> None:
         saving.chosen_parameters(start.source, learner, parts.config.init_filter)
 
 
-def first_state(programs: Programs, start: Start, config: Config, sinks: Sinks) -> RunState:
-    """A new run's state, that of a checkpoint, or a new one with parameters of another run."""
+def first_state(parts: Parts, programs: Programs, start: Start, sinks: Sinks) -> RunState:
+    """A new run's state, that of a checkpoint, or a new one with parameters of another run.
+
+    On the host it has what belongs to this process's environments.
+    """
+    config, own = parts.config, parts.machine.layout.own(parts.config.env.num_envs)
     state = saving.fresh_state(programs, config.env.num_envs)
     if start.saved:
-        return saving.restore(start.saved, state)
+        return saving.with_own(saving.restore(start.saved, state), own)
+    state = saving.with_own(state, own)
     if start.source:
         state, names = saving.take_parameters(start.source, state, config.init_filter)
         total = len(saving.parameters({"learner": state.learner}))
@@ -269,10 +247,11 @@ def first_state(programs: Programs, start: Start, config: Config, sinks: Sinks) 
 
 
 @contextlib.contextmanager
-def training_env(config: Config, env_steps: int) -> Iterator[CheckedEnv]:
-    """The training environments of a run that starts, or starts again, at `env_steps`."""
-    seed = env_seed(config.seed, ACT, env_steps)
-    env = envs.make(config.task, config.env, num_envs=config.env.num_envs, seed=seed)
+def training_env(config: Config, env_steps: int, machine: runtime.Machine) -> Iterator[CheckedEnv]:
+    """This process's training environments of a run that starts, or starts again, at `env_steps`."""
+    seed, own = env_seed(config.seed, ACT, env_steps), machine.layout.own(config.env.num_envs)
+    n = own.stop - own.start
+    env = envs.make(config.task, config.env, num_envs=n, seed=seed, first=own.start)
     try:
         yield env
     finally:
@@ -283,7 +262,7 @@ def begin(parts: Parts, env: CheckedEnv, state: RunState) -> tuple[RunState, Ste
     """The environments' first row: of the saved state where they can be saved, else of new episodes."""
     step = env.reset()
     if parts.batched:
-        env.place(parts.machine.layout)
+        env.place(parts.machine.layout, parts.replay.streams)
     if state.env is not None:
         snapshot = jax.tree.unflatten(jax.tree.structure(env.snapshot()), state.env)
         return state, env.restore(snapshot)
@@ -295,6 +274,8 @@ def open_sinks(
     run_dir: rundir.RunDir, config: Config, saved: saving.Saved | None, faults: Faults, label: str = ""
 ) -> Sinks:
     """`label`: of the run, where several share the terminal."""
+    if isinstance(run_dir, joint.Onlooker):
+        return Sinks([])  # of this process nobody is to see rows
     resume_step, scores_step = (saved.counters.settled, saved.step) if saved else (None, None)
     try:
         more: list[Sink] = [SampleFiles(run_dir.path, resume_step)]
@@ -321,7 +302,7 @@ def open_sinks(
 def dry_run(command: Command, machine: runtime.Machine, say: Callable[[str], None]) -> None:
     """Builds everything, does one step of each phase, tells sizes and units; writes nothing."""
     config, path = command.config, command.origin.path
-    with training_env(config, 0) as env:
+    with training_env(config, 0, machine) as env:
         found = search(path)[0] if path and command.origin.saved is not None else None
         start = start_of(config, found)
         parts = assemble(config, machine, env, start.saved)

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import jax
 
+from jaxrl.layout import fetched
+
 T = TypeVar("T")
 
 
@@ -40,10 +42,10 @@ class Stopwatch:
         self._learning = True
 
     def fetch(self, array: jax.Array) -> Any:
-        """The array on the host."""
+        """The array on the host; of one that is divided over processes, this one's part."""
         name = "update" if self._learning else "policy"
         self._learning = False
-        return self.wait(name, lambda: jax.device_get(array))
+        return self.wait(name, lambda: fetched(array))
 
     def wait(self, name: str, call: Callable[[], T]) -> T:
         """Calls, and counts the time as that of a phase."""

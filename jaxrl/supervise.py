@@ -1,5 +1,7 @@
 """--supervise: runs the command in a process of its own, and again whenever that one dies of a signal.
 
+So it does where one of several processes was lost: each of them has its own supervisor.
+
 Nothing in a process can catch the end of it by the kernel (no memory left) or by a fault in a library. The
 same command goes on from the last checkpoint, so starting it again is all that is needed. Imports no jax.
 """
@@ -13,7 +15,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from jaxrl import rundir, runtime
+from jaxrl import exits, rundir, runtime
+from jaxrl.config import ConfigError
 from jaxrl.flags import Command
 
 DEATHS = 3  # one after another without progress: the next one would be no different
@@ -49,6 +52,10 @@ class Child:
 
 def run(command: Command, argv: Sequence[str]) -> int:
     """Runs a command line that names --supervise, without it; returns the exit code of its last process."""
+    if command.config.distributed.coordinator and not command.config.logdir:
+        raise ConfigError(
+            "logdir=: must be named with --supervise and several processes, the same in all of them"
+        )
     logdir = command.config.logdir or str(rundir.default_path(command.config, command.preset))
     path = pathlib.Path(logdir).expanduser().resolve()
     words = [*program(argv), *unsupervised(argv)]
@@ -66,19 +73,20 @@ def until_it_ends(child: Child, path: pathlib.Path) -> int:
     while True:
         code = child.run()
         number = signal_of(code)
-        if number is None:
+        if number is None and (code != exits.PEER_LOST or child.asked is not None):
             return code
-        if number in ENDED or child.asked is not None:
+        if number is not None and (number in ENDED or child.asked is not None):
             return 128 + number
         reached = progress(path)
         moved = any(now > then for now, then in zip(reached, farthest, strict=True))
         farthest = max(reached[0], farthest[0]), max(reached[1], farthest[1])
         deaths = 0 if moved else deaths + 1
         where = f"after the row of step {reached[1]:,}" if reached[1] >= 0 else "before its first row"
-        what = f"jaxrl: the run died of {name_of(number)} {where}"
+        cause = f"died of {name_of(number)}" if number else "lost a process"
+        what = f"jaxrl: the run {cause} {where}"
         if deaths == DEATHS:
             runtime.say_at_once(f"{what}; giving up after {DEATHS} deaths without progress\n")
-            return 128 + number
+            return 128 + number if number else code
         runtime.say_at_once(f"{what}; starting it again from its last checkpoint\n")
 
 

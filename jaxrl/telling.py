@@ -38,10 +38,11 @@ def banner(parts: Parts, run_dir: rundir.RunDir | None, start: Start | None) -> 
 
 def shared_by(parts: Parts) -> str:
     """For the banner: how several devices share the work; "" for one."""
-    count, place = parts.machine.count, Placement(parts)
+    count, place, n = parts.machine.count, Placement(parts), parts.machine.hosts.count
     if count == 1:
         return ""
     each = f"{parts.config.batch_size // count} of each batch"
+    each = f"in {n} processes: {each}" if n > 1 else each
     if place.split:
         return f" x {count}: {each}"
     if place.groups == 1:
@@ -73,6 +74,7 @@ def describe(parts: Parts, programs: Programs, compile_s: float) -> dict[str, ob
     return {
         "versions": runtime.versions(),
         "device": {"platform": machine.platform, "kind": machine.kind, "count": machine.count},
+        "processes": machine.hosts.count,
         "compile_s": round(compile_s, 3),  # with tracing; programs are compiled side by side
         "compile_s_each": {name: round(x.seconds, 3) for name, x in programs.compiled.items()},
     }

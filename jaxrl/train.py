@@ -9,12 +9,14 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxrl import exits, flags, measuring, rundir, runtime, supervise
 from jaxrl.config import ConfigError
 from jaxrl.faults import Faults
+from jaxrl.hosts import ALONE, Alone, checked, join
 
 TWICE_S = 0.1  # two of the same signal within it are one
 PATIENCE_S = 1.0  # for the main thread to come to a signal
@@ -34,6 +36,7 @@ class StopRequest:
         self._at = -math.inf  # time.monotonic of that signal
         self._asked = 0  # times
         self._connected = False
+        self._passed_on: int | None = None  # a signal that jax was told of, for all to stop together
         self.run_dirs: list[rundir.RunDir] = []  # once they are this command's
         self._before = {}
         self._wakeup = (-1, -1)  # a pipe with the numbers of signals that the handler has not seen yet
@@ -45,8 +48,13 @@ class StopRequest:
             self._connected = runtime.jax_watches_sigterm()
         self._asked += 1
         if self._connected and self.signal is None and runtime.preempted(self._asked):
-            self._note(signal.SIGTERM)
+            self._note(self._passed_on or signal.SIGTERM)
         return self.signal is not None
+
+    @property
+    def writes(self) -> list[rundir.RunDir]:
+        """The run directories, several of a population, if this process is the one that writes into them."""
+        return [x for x in self.run_dirs if x.lock >= 0]
 
     def opened(self, run_dir: rundir.RunDir) -> None:
         """Where to note it if the process ends before the loop has begun."""
@@ -76,14 +84,18 @@ class StopRequest:
     def _receive(self, number: int, frame: object) -> None:
         del frame
         self._unseen()
-        if not self._asked or (self.signal is not None and not self._is_same(number)):
+        asked = self.signal is not None or self._passed_on is not None
+        if not self._asked or (asked and not self._is_same(number)):
             self._leave(number)
-        if self.signal is None:
+        if self._connected and not asked:
+            self._passed_on, self._at = number, time.monotonic()
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif not asked:
             self._note(number)
 
     def _is_same(self, number: int) -> bool:
         """A group of processes got it, and one of them passed it on to this one."""
-        return number == self.signal and time.monotonic() - self._at < TWICE_S
+        return number in (self.signal, self._passed_on) and time.monotonic() - self._at < TWICE_S
 
     def _note(self, number: int) -> None:
         self.signal, self._at = number, time.monotonic()
@@ -131,8 +143,8 @@ def main(argv: Sequence[str]) -> int:
         if command.action in ("train", "dry_run"):
             with StopRequest() as stop:
                 code = train(command, flags.redacted(argv), stop)
-            if code == exits.DONE and command.config.benchmark_at_end and stop.run_dirs:
-                measuring.after(stop.run_dirs[0].path, say)  # one stands for all of a population
+            if code == exits.DONE and command.config.benchmark_at_end and stop.writes:
+                measuring.after(stop.writes[0].path, say)  # one stands for all of a population
             return code
         say(command.text, head="")
         return exits.DONE
@@ -150,22 +162,74 @@ def say(line: str, head: str = "jaxrl: ") -> None:
 
 
 def train(command: flags.Command, argv: list[str], stop: StopRequest) -> int:
-    """Sets a run up and runs it; with dry_run only one step of each phase, and nothing is written."""
-    faults = Faults(command.config.debug.fault)
-    if command.action == "train":
-        rundir.check_free(command.config.logdir)
+    """Runs it, alone or with the other processes of the run. Raises ConfigError and RunError."""
     for line in (f"starting {command.preset} on {command.config.task} ...", *command.notes):
         say(line)
     runtime.prepare(command.config)
-    from jaxrl import population, session  # imports jax, which takes seconds
+    command, hosts = joined(command)
+    try:
+        code = train_with(hosts, command, argv, stop)
+    except BaseException as error:
+        hosts.verdict(error)
+        hosts.end(
+            getattr(error, "code", exits.BAD_CONFIG if isinstance(error, ConfigError) else 1), told(error)
+        )
+        if hosts.count == 1 or isinstance(error, ConfigError | exits.RunError):
+            raise
+        traceback.print_exc()
+        return 1
+    hosts.end(exits.DONE)
+    return code
 
-    machine = runtime.start(command.config)
+
+def told(error: BaseException) -> str:
+    if isinstance(error, ConfigError | exits.RunError):
+        return str(error)
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def joined(command: flags.Command) -> tuple[flags.Command, Alone]:
+    """The command as this process of the run has it, and the processes."""
+    wanted = command.config.distributed
+    if not wanted.coordinator:
+        if wanted.processes > 1:
+            raise ConfigError(
+                f"distributed.processes={wanted.processes}: they meet at an address; for example "
+                "distributed.coordinator=10.0.0.1:7654"
+            )
+        return command, ALONE
+    wanted = runtime.with_cluster(wanted)
+    versions = {name: x for name, x in runtime.versions().items() if name in ("jaxrl", "jax", "jaxlib")}
+    checked(wanted)
+    say(f"process {wanted.process} of {wanted.processes} meets the others at {wanted.coordinator} ...")
+    hosts = join(wanted, versions, leave)
+    return dataclasses.replace(command, config=dataclasses.replace(command.config, distributed=wanted)), hosts
+
+
+def leave(code: int, words: str) -> NoReturn:
+    """Ends this process because of another one."""
+    runtime.say_at_once(f"jaxrl: {words}\n")
+    runtime.leave_at_once(code)
+
+
+def train_with(hosts: Alone, command: flags.Command, argv: list[str], stop: StopRequest) -> int:
+    """Sets a run up and runs it; with dry_run only one step of each phase, and nothing is written."""
+    faults = Faults(command.config.debug.fault)
+    if command.action == "train" and hosts.leads:
+        rundir.check_free(command.config.logdir)
+    from jaxrl import joint, population, session  # imports jax, which takes seconds
+
+    command = joint.agreed(command, hosts)
+    hosts.opened(joint.farewell(lambda: next(iter(stop.run_dirs), None)))
     what = population if command.config.seeds or command.config.tasks else session
+    machine = runtime.start(command.config, hosts)
     command = dataclasses.replace(command, config=runtime.resolve(command.config, machine))
     if command.action == "dry_run":
-        what.dry_run(command, machine, lambda line: print(line, flush=True))
+        what.dry_run(command, machine, lambda line: print(line, flush=True) if hosts.leads else None)
+        runtime.disconnect(hosts)
         return exits.DONE
     finished = what.train(command, machine, argv, session.Control(stop, stop.opened, faults))
+    runtime.disconnect(hosts)
     return exits.DONE if finished else stop.code
 
 

@@ -16,7 +16,7 @@ SHORT = sorted([*SOURCES, *(ROOT / "benchmarks").rglob("*.py")])
 # From the ground up. A room imports itself and the floors below it.
 ROOMS = (
     ("__init__", "types", "schema", "config", "changes", "exits", "glossary"),
-    ("ops", "schedule", "metrics", "runtime", "layout", "keys", "tracker", "stopwatch", "faults")
+    ("ops", "schedule", "metrics", "runtime", "layout", "keys", "tracker", "stopwatch", "faults", "hosts")
     + ("aggregate", "charts", "profiling", "demand"),
     ("nets", "envs"),
     ("learners", "feeds"),
@@ -24,7 +24,7 @@ ROOMS = (
     ("evaluation", "checkpoint", "manifest", "stores", "sinks", "rundir", "saving", "saver", "start", "nans")
     + ("actor", "filming", "videos", "reading", "dreams", "samples"),
     ("loop", "lockstep", "abreast", "collect", "onboard", "assembly", "telling", "memory", "rehearsal")
-    + ("flags", "commands"),
+    + ("flags", "commands", "joint"),
     ("session", "roster", "population", "supervise", "measuring", "trial", "inference", "checks"),
     ("train", "evaluate", "report", "runs", "doctor"),
 )

@@ -29,7 +29,7 @@ class Env:
     """N environments whose episodes all last LENGTH steps, with reward 1 a step."""
 
     def __init__(self, n):
-        self.num_envs, self.at = n, 0
+        self.num_envs, self.first, self.at = n, 0, 0
 
     def row(self):
         first, last = self.at == 0, self.at == LENGTH
@@ -65,7 +65,7 @@ class Programs:
     def put(self, tree):
         return tree
 
-    put_rows = put_named = put
+    put_step = put_rows = put_named = put
     groups = 1
 
     def policy(self, state):
@@ -157,6 +157,7 @@ class World:
         n = self.config.env.num_envs
         self.programs, env = Programs(n), Env(n)
         replay = types.SimpleNamespace(
+            streams=n,
             rows=10**6,
             window=self.config.batch_length + 1,
             nbytes=1,
@@ -173,7 +174,7 @@ class World:
             machine=types.SimpleNamespace(learner=types.SimpleNamespace(platform="cpu")),
         )
         plan, watch = Plan.of(self.config), Stopwatch()
-        monkeypatch.setattr(saver.saving, "arrays", lambda state, with_replay: (state, {}))
+        monkeypatch.setattr(saver.saving, "arrays", lambda state, with_replay, joined: (state, {}))
         monkeypatch.setattr(saver.saving, "facts", lambda *given: {})
         monkeypatch.setattr(saver.Saver, "_finite", lambda self, arrays: None)
         saves = saver.Saver(

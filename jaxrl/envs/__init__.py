@@ -6,7 +6,7 @@ import re
 
 from jaxrl.config import ConfigError, EnvConfig
 from jaxrl.envs import mjx
-from jaxrl.envs.base import CheckedEnv, DeviceEnv, Outcome, State, check_action
+from jaxrl.envs.base import CheckedEnv, DeviceEnv, From, Outcome, State, check_action
 from jaxrl.envs.games import ATARI100K, installed_games
 from jaxrl.envs.hosted import Hosted
 from jaxrl.envs.names import dmc_tasks, has_playground, playground_tasks
@@ -69,7 +69,7 @@ def list_tasks() -> tuple[str, ...]:
     return (*TOYS, *(f"{suite}_{name}" for suite, names in suites.items() for name in names))
 
 
-def make(task: str, env: EnvConfig, *, num_envs: int, seed: int) -> CheckedEnv:
+def make(task: str, env: EnvConfig, *, num_envs: int, seed: int, first: int = 0) -> CheckedEnv:
     """N environments of a task, a HostEnv.
 
     Args:
@@ -78,10 +78,17 @@ def make(task: str, env: EnvConfig, *, num_envs: int, seed: int) -> CheckedEnv:
       num_envs: N; evaluation has another one than training.
       seed: at least 0; the same seed gives the same episodes for the same actions, and environment i
         the same ones whatever N is.
+      first: number of environment 0 among those of the seed; those before are in other processes.
 
     Raises:
       ConfigError: unknown task, or an option that this task cannot follow.
     """
+    made = _made(task, env, num_envs, From(seed, first))
+    made.first = first
+    return made
+
+
+def _made(task: str, env: EnvConfig, num_envs: int, seed: From) -> CheckedEnv:
     single = device_env(task, env)
     if single is not None:
         return Hosted(

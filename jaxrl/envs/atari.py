@@ -26,7 +26,7 @@ A score is that of the whole game all the same: see `outcome`.
 import numpy as np
 
 from jaxrl.config import ConfigError, EnvConfig
-from jaxrl.envs.base import Outcome
+from jaxrl.envs.base import Outcome, Seed
 from jaxrl.envs.games import envpool_id
 from jaxrl.envs.pool import PoolEnv, open_pool
 from jaxrl.types import ArraySpec, Discrete, Spaces, Step
@@ -61,7 +61,7 @@ def pool_options(env: EnvConfig) -> dict[str, int | float | bool]:
 class AtariEnv(PoolEnv):
     """N Atari games of one kind. obs: {"image": u8 [N, size, size, channels]}, newest frame last."""
 
-    def __init__(self, game: str, env: EnvConfig, *, num_envs: int, seed: int):
+    def __init__(self, game: str, env: EnvConfig, *, num_envs: int, seed: Seed):
         pool = open_pool(
             envpool_id(game), num_envs=num_envs, seed=seed, threads=env.threads, options=pool_options(env)
         )

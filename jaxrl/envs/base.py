@@ -15,6 +15,7 @@ from flax import struct
 
 from jaxrl.exits import Diverged
 from jaxrl.faults import OFF, Faults
+from jaxrl.layout import Layout
 from jaxrl.types import Continuous, Discrete, Key, Spaces, Step
 
 
@@ -34,7 +35,7 @@ class BadRow(Diverged):
     """An environment gave a number that is not finite."""
 
     def __init__(self, key: str, env: int, value: float, row: dict[str, np.ndarray]):
-        """`row` is that of all N, leaves [N, ...], in which environment `env` gave `value` as `key`."""
+        """`row` is that of all N, leaves [N, ...], in which environment `env` of the run gave `value`."""
         super().__init__(f"{key} of environment {env} is {value}, must be finite")
         self.key, self.env, self.value, self.row = key, env, value, row
 
@@ -43,6 +44,7 @@ class CheckedEnv(abc.ABC):
     """A HostEnv but for its backend, which subclasses provide as `_start`, `_launch`, `_collect`, `_stop`."""
 
     faults: Faults = OFF
+    first: int = 0  # number of the first of these environments in the run; others may be in other processes
 
     def __init__(self, spaces: Spaces, *, num_envs: int, action_repeat: int):
         self.spaces = spaces
@@ -52,9 +54,9 @@ class CheckedEnv(abc.ABC):
         self._pending = False
         self._closed = False
 
-    def place(self, device: jax.Device) -> None:  # pyright: ignore[reportInvalidTypeForm]
-        """Moves environments that are on a device to this one; those on the host stay."""
-        del device
+    def place(self, layout: Layout, n: int) -> None:
+        """Moves environments that are on a device to these; those on the host stay. n: in all processes."""
+        del layout, n
 
     @property
     def bad(self) -> int | None:
@@ -115,7 +117,7 @@ class CheckedEnv(abc.ABC):
             if x.dtype.kind == "f" and not np.isfinite(x).all():
                 where = tuple(np.argwhere(~np.isfinite(x))[0].tolist())
                 flags = {k: getattr(step, k) for k in ("is_first", "is_last", "is_terminal")}
-                raise BadRow(key, where[0], float(x[where]), row | flags)
+                raise BadRow(key, self.first + where[0], float(x[where]), row | flags)
         return step
 
     def snapshot(self) -> Any | None:
@@ -190,13 +192,24 @@ def check_action(action: np.ndarray, space: Discrete | Continuous, num_envs: int
     return np.array(action, space.dtype, order="C")
 
 
-def env_seeds(seed: int, num_envs: int) -> np.ndarray:
+class From(NamedTuple):
+    """A seed of more environments than are here: those before number `first` are in other processes."""
+
+    seed: int
+    first: int
+
+
+Seed = int | From
+
+
+def env_seeds(seed: Seed, num_envs: int) -> np.ndarray:
     """[N] u32 in [0, 2^31): seed of each environment.
 
     Not `seed + i`, which would make environment 1 of seed 0 the same as environment 0 of seed 1.
     Environment i has the same seed whatever N is.
     """
-    return np.random.SeedSequence(seed).generate_state(num_envs, np.uint32) >> 1
+    seed, first = seed if isinstance(seed, From) else From(seed, 0)
+    return np.random.SeedSequence(seed).generate_state(first + num_envs, np.uint32)[first:] >> 1
 
 
 @struct.dataclass(kw_only=True)

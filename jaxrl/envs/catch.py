@@ -8,7 +8,7 @@ caught, else -1, and the last row is terminal. A random policy scores about -0.6
 import numpy as np
 
 from jaxrl.config import ConfigError, EnvConfig
-from jaxrl.envs.base import Outcome
+from jaxrl.envs.base import Outcome, Seed
 from jaxrl.envs.pool import PoolEnv, open_pool
 from jaxrl.types import ArraySpec, Discrete, Spaces, Step
 
@@ -18,7 +18,7 @@ HEIGHT, WIDTH = 10, 5
 class CatchEnv(PoolEnv):
     """N boards. Neither repeated actions nor a time limit within an episode are possible in EnvPool's."""
 
-    def __init__(self, env: EnvConfig, *, num_envs: int, seed: int):
+    def __init__(self, env: EnvConfig, *, num_envs: int, seed: Seed):
         if env.action_repeat != 1:
             raise ConfigError(
                 f"env.action_repeat={env.action_repeat}: toy_catch needs 1, its episodes last "

@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxrl.config import ConfigError, EnvConfig
 from jaxrl.envs.atari import channels_last
-from jaxrl.envs.base import Outcome
+from jaxrl.envs.base import Outcome, Seed
 from jaxrl.envs.egl import load_egl
 from jaxrl.envs.names import dmc_tasks
 from jaxrl.envs.pool import PoolEnv, open_pool
@@ -38,7 +38,7 @@ class DmcEnv(PoolEnv):
     The state is the task's own observation, its parts one after another.
     """
 
-    def __init__(self, task: str, env: EnvConfig, *, num_envs: int, seed: int):
+    def __init__(self, task: str, env: EnvConfig, *, num_envs: int, seed: Seed):
         """Args: task: key of `dmc_tasks()`; the others as `envs.make`."""
         limit = _limit(env)
         task_id = dmc_tasks()[task]

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from jaxrl.demand import Demand
-from jaxrl.envs.base import CheckedEnv, DeviceEnv, Outcome, env_seeds
+from jaxrl.envs.base import CheckedEnv, DeviceEnv, Outcome, Seed, env_seeds
 from jaxrl.envs.batch import Batched, EnvCarry, Spread, Told, is_key
-from jaxrl.layout import Layout
+from jaxrl.layout import Layout, fetched
 from jaxrl.runtime import compiler_options
 from jaxrl.types import Step
 
@@ -38,7 +38,7 @@ class Hosted(CheckedEnv):
         env: DeviceEnv,
         *,
         num_envs: int,
-        seed: int,
+        seed: Seed,
         action_repeat: int = 1,
         time_limit: int = 0,
         device: jax.Device | None = None,  # pyright: ignore[reportInvalidTypeForm]
@@ -46,7 +46,7 @@ class Hosted(CheckedEnv):
         super().__init__(env.spaces, num_envs=num_envs, action_repeat=action_repeat)
         self.batched = Batched(env=env, action_repeat=action_repeat, time_limit=time_limit)
         device = device or jax.local_devices(backend=None if env.is_physics else "cpu")[0]
-        self._layout = Layout((device,))
+        self._layout, self._total = Layout((device,)), num_envs
         self._seeds = env_seeds(seed, num_envs)
         self._carry: EnvCarry | None = None
         self._step: Step | None = None  # of the newest row, on the device
@@ -56,21 +56,22 @@ class Hosted(CheckedEnv):
         """Episodes given up so far since their state was not finite; waits for the newest row."""
         if self._carry is None or not self.batched.env.is_physics:
             return None
-        return int(jax.device_get(self._carry.bad).sum())
+        return int(fetched(self._carry.bad).sum())
 
     @property
     def programs(self) -> "EnvPrograms":
         """What is compiled, at the first call; equal environments in equal number share it."""
-        return self.programs_of(self.num_envs)
+        return self.programs_of(self._total)
 
     def programs_of(self, n: int) -> "EnvPrograms":
         """The same for another number of them, such as an evaluation's."""
         return compiled(self.batched, n, self._layout)
 
-    def place(self, layout: Layout) -> None:
+    def place(self, layout: Layout, n: int) -> None:
         """Moves the environments to devices, and divides them where their number allows it."""
-        self._layout = layout
-        self.replace(*self._put(self.current))
+        now = self._numbers()
+        self._layout, self._total = layout, n
+        self.replace(*self._from_numbers(now))
 
     def advance(self, action: jax.Array) -> Told:
         """One step of all environments, enqueued: nothing of it comes to the host.
@@ -114,7 +115,7 @@ class Hosted(CheckedEnv):
         self._check_open()
         if self._pending or self._carry is None:
             raise RuntimeError("snapshot() needs a received row: call it after reset() or recv()")
-        return jax.device_get(_keys_to_numbers((self._carry, self._step)))
+        return self._numbers()
 
     def restore(self, snapshot: Any) -> Step:
         """Continues from `snapshot`; returns its newest row again.
@@ -125,20 +126,25 @@ class Hosted(CheckedEnv):
         self._check_open()
         if self._pending:
             self.recv()
-        expected = _shapes_of(self.batched, self.num_envs)
-        numbers = jax.eval_shape(_keys_to_numbers, expected)
+        numbers = jax.eval_shape(_keys_to_numbers, _shapes_of(self.batched, self.num_envs))
         if _shapes(snapshot) != _shapes(numbers):
             raise ValueError("snapshot of another environment, number of environments or version")
-        self.replace(*_numbers_to_keys(self._put(snapshot), expected))
+        self.replace(*self._from_numbers(snapshot))
         return self._fetch()
 
+    def _numbers(self) -> Any:
+        return fetched(_keys_to_numbers(self.current))
+
+    def _from_numbers(self, numbers: Any) -> Any:
+        return _numbers_to_keys(self._put(numbers), _shapes_of(self.batched, self.num_envs))
+
     def _put(self, tree: Any) -> Any:
-        return jax.device_put(tree, self._layout.rows(self.num_envs))
+        return self._layout.put_rows(tree, self._total)
 
     def _fetch(self) -> Step:
         carry, step = self.current
         told = {k: x for k, x in carry.state.info.items() if k == "success"}  # not of every task
-        step, told = jax.device_get((step, told))
+        step, told = fetched((step, told))
         self._outcome = Outcome(step.reward, step.is_last, told["success"] > 0 if told else None)
         return step
 

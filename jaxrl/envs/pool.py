@@ -16,14 +16,14 @@ import envpool
 import numpy as np
 
 from jaxrl.envs import egl
-from jaxrl.envs.base import CheckedEnv, env_seeds
+from jaxrl.envs.base import CheckedEnv, Seed, env_seeds
 from jaxrl.types import Spaces
 
 egl.claim()
 
 
 def open_pool(
-    task_id: str, *, num_envs: int, seed: int, threads: int, options: dict[str, int | float | bool]
+    task_id: str, *, num_envs: int, seed: Seed, threads: int, options: dict[str, int | float | bool]
 ):
     """An EnvPool with its common options set; `options` are those of its suite.
 

@@ -14,6 +14,7 @@ to <step>.undone, for they are of another history; each is removed when this one
 a best that is as good.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import queue
@@ -27,8 +28,9 @@ import jax
 import numpy as np
 
 from jaxrl import checkpoint, manifest
-from jaxrl.exits import NoCheckpoint
+from jaxrl.exits import NoCheckpoint, WriteFailed
 from jaxrl.faults import Faults
+from jaxrl.hosts import ALONE, Alone
 from jaxrl.rundir import unused
 from jaxrl.stores.log import Log, entry, place
 from jaxrl.stores.shelf import (
@@ -93,10 +95,17 @@ class Save:
 
 
 class Stores:
-    """The stores of one run, for the process that has locked its directory. One thread calls the methods."""
+    """The stores of one run, for the process that has locked its directory. One thread calls the methods.
 
-    def __init__(self, run: pathlib.Path, keep: int, periodic_keep: int, faults: Faults):
-        self._run, self._faults = run, faults
+    Where several processes share the run, each has one, and all of them call its methods at the same time.
+    Each writes its part of the arrays; all else is done by process 0, which tells the others what it finds.
+    """
+
+    def __init__(
+        self, run: pathlib.Path, keep: int, periodic_keep: int, faults: Faults, hosts: Alone = ALONE
+    ):
+        self._run, self._faults, self._hosts = run, faults, hosts
+        self._parts: list[checkpoint.Response] = []  # that another process than process 0 is writing
         self._keep = {LATEST: keep, BEST: 1, PERIODIC: periodic_keep}
         self._log = Log(run / LOG)
         self._saves: queue.SimpleQueue[Save | None] = queue.SimpleQueue()
@@ -116,6 +125,23 @@ class Stores:
         Raises:
           NoCheckpoint: if there were checkpoints and none of them is intact. Nothing is touched then.
         """
+        if not self._hosts.leads:
+            at, told, remarks = self._hosts.share()
+            self._tell()
+            return Checkpoint(pathlib.Path(at), told) if at else None, remarks
+        found, remarks = self._recovered(limit)
+        self._hosts.share([str(found.folder), found.manifest, remarks] if found else ["", {}, remarks])
+        self._tell()
+        return found, remarks
+
+    def _tell(self) -> None:
+        """What everybody must know of the stores: saves on their way, the rank of the best."""
+        best = dataclasses.asdict(self.best) if self.best else None
+        self._pending, best = self._hosts.share([self._pending, best])
+        if not self._hosts.leads:
+            self.best = Rank(tuple(best["names"]), tuple(best["values"])) if best else None
+
+    def _recovered(self, limit: int | None) -> tuple[Checkpoint | None, list[str]]:
         root, saved = self._run / "checkpoints", self._log.saved()
         found, damaged = search(self._run, limit=limit)
         missing = [root / name for name in sorted(saved) if not (root / name / manifest.NAME).exists()]
@@ -202,17 +228,15 @@ class Stores:
         Raises:
           OSError and whatever else keeps Orbax from beginning.
         """
-        if self._newest.get(store) == step:
+        began, at = time.monotonic(), self._hosts.led(lambda: self._room(store, step))
+        if not at:
             return False
-        began = time.monotonic()
-        folder = unused(self._run / "checkpoints" / store / str(step), ".")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        self._faults.at("save")
-        try:
-            response = checkpoint.begin(folder, *arrays)
-        except BaseException:
-            checkpoint.discard(folder)
-            raise
+        folder = pathlib.Path(at)
+        response = self._begun(folder, arrays)
+        if not self._hosts.leads:
+            self._parts = [*self._parts[-len(STORES) :], response]
+            self._tell()
+            return True
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
             self._thread.start()
@@ -221,7 +245,34 @@ class Stores:
             self.best = rank_of(facts)
         self._pending += 1
         self._saves.put(Save(folder, response, facts | {"store": store, "step": step}, finite, began))
+        self._tell()
         return True
+
+    def _room(self, store: str, step: int) -> str:
+        """The folder of a new checkpoint; "" if this step is the last that was saved in this store."""
+        if self._newest.get(store) == step:
+            return ""
+        folder = unused(self._run / "checkpoints" / store / str(step), ".")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return str(folder)
+
+    def _begun(
+        self, folder: pathlib.Path, arrays: tuple[dict[str, jax.Array], dict[str, np.ndarray]]
+    ) -> checkpoint.Response:
+        """Begins to write the arrays.
+
+        Raises:
+          WriteFailed: one of several processes cannot, and the others wait for it inside of Orbax.
+        """
+        try:
+            self._faults.at("save")
+            return checkpoint.begin(folder, *arrays)
+        except BaseException as error:
+            checkpoint.discard(folder)
+            if self._hosts.count == 1:
+                raise
+            why = checkpoint.reason(error)
+            raise WriteFailed(f"{folder}: process {self._hosts.index} cannot write: {why}") from error
 
     @property
     def pending(self) -> int:
@@ -230,6 +281,16 @@ class Stores:
 
     def poll(self, seconds: float = 0.0) -> list[Outcome]:
         """What became of saves since the last call, waiting at most so long for those on their way."""
+        if not self._hosts.leads:
+            found = [Outcome(**told) for told in self._hosts.share()]
+            self._tell()
+            return found
+        found = self._taken(seconds)
+        self._hosts.share([dataclasses.asdict(x) | {"folder": None, "entry": {}} for x in found])
+        self._tell()
+        return found
+
+    def _taken(self, seconds: float) -> list[Outcome]:
         found, end = [], time.monotonic() + seconds
         while self._pending:
             try:
@@ -247,6 +308,9 @@ class Stores:
 
     def close(self, seconds: float = 600.0) -> None:
         """Waits for what was begun, at most so long: a disk may hang."""
+        for part in self._parts:
+            with contextlib.suppress(Exception):  # process 0 tells what became of it
+                part.result()
         if self._thread is not None:
             self._saves.put(None)
             self._thread.join(seconds)

@@ -16,9 +16,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from jaxrl.schema import OWN, ConfigError, Leaf, Section, Value, leaf, leaves_of, nearest, show
+from jaxrl.looks import PlotConfig, TensorboardConfig, TerminalConfig, WandbConfig
+from jaxrl.schema import DREAMER, OWN, ConfigError, Leaf, Section, Value, leaf, leaves_of, nearest, show
 
-DREAMER = "dreamerv3"
 BENCHMARK = "Atari-100k"
 DRQ = "DrQ-v2"
 SIZES = {"1m": 512, "12m": 2048, "25m": 3072, "50m": 4096, "100m": 6144, "200m": 8192, "400m": 12288}
@@ -172,35 +172,6 @@ class EvalConfig(Section):
     num_envs: int = leaf(0, "in parallel; 0 = eval_eps or 8, the smaller", "environments", low=0, high=65_536)
     mode: str = leaf("sample", "drawn or likeliest actions", source=DREAMER, choices=("sample", "mode"))
     samples: int = leaf(0, "first ones of an evaluation kept in episodes/", "episodes", low=0, high=100)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TerminalConfig(Section):
-    prefix = "terminal."
-    filter: str = leaf(".*", "regular expression; metrics in which it is found are shown", source=DREAMER)
-    style: str = leaf("auto", "auto = rich or, in a file, plain", choices=("auto", "rich", "plain", "off"))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TensorboardConfig(Section):
-    prefix = "tensorboard."
-    enabled: bool = leaf(True, "write TensorBoard files to tb/")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PlotConfig(Section):
-    prefix = "plot."
-    enabled: bool = leaf(True, "draw plots/live.png anew after a row, at most 1 % of the time")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WandbConfig(Section):
-    prefix = "wandb."
-    enabled: bool = leaf(False, "send metrics, videos, tables and checkpoints to Weights & Biases too")
-    project: str = leaf("jaxrl", "project there")
-    entity: str = leaf("", "team or user there; empty = your own")
-    name: str = leaf("", "name of the run there; empty = that of its directory")
-    mode: str = leaf("online", "offline keeps it all in wandb/ of the run", choices=("online", "offline"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,8 +28,8 @@ def commands_of(command: Command) -> dict[str, Command]:
     config, origin = command.config, command.origin
     if config.distributed.coordinator:
         raise ConfigError(
-            "seeds, tasks: a population is trained by one process; leave --distributed out, and name a part of "
-            "the members on each host"
+            "seeds, tasks: a population is trained by one process; leave --distributed.coordinator out, and "
+            "name a part of the members on each host"
         )
     if origin.path is not None:
         raise ConfigError(

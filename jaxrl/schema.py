@@ -14,6 +14,7 @@ Value = int | float | bool | str
 V = TypeVar("V", int, float, bool, str)
 
 OWN = "own choice"
+DREAMER = "dreamerv3"  # see jaxrl/config.py
 LARGEST = 10**12  # of a whole number whose leaf names no bound
 NUMBER = re.compile(
     r"[+-]?((0|[1-9](_?[0-9])*)(\.([0-9](_?[0-9])*)?)?|\.[0-9](_?[0-9])*)([eE][+-]?[0-9]{1,3})?"

@@ -15,7 +15,7 @@ SHORT = sorted([*SOURCES, *(ROOT / "benchmarks").rglob("*.py")])
 
 # From the ground up. A room imports itself and the floors below it.
 ROOMS = (
-    ("__init__", "types", "schema", "config", "changes", "exits", "glossary"),
+    ("__init__", "types", "schema", "looks", "config", "changes", "exits", "glossary"),
     ("ops", "schedule", "metrics", "runtime", "layout", "keys", "tracker", "stopwatch", "faults", "hosts")
     + ("aggregate", "charts", "profiling", "demand"),
     ("nets", "envs"),
@@ -40,7 +40,10 @@ STRANGERS = [
 ]
 # What the package's face may import, and that only in functions: `import jaxrl` must stay free of jax.
 FACE = {"config", "inference", "runtime"}
-FORBIDDEN = {"learners": {"envs"}, "flags": set(FLOOR) - {"flags", "config", "changes", "schema", "__init__"}}
+FORBIDDEN = {
+    "learners": {"envs"},
+    "flags": set(FLOOR) - {"flags", "config", "looks", "changes", "schema", "__init__"},
+}
 
 # Third-party packages and process-wide settings, and the one room that may touch them.
 HOMES = {

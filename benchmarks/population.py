@@ -4,8 +4,8 @@
     python -m benchmarks.population --size=12m --batch=16 --length=64 --members 1 8
 
 Members have replays of random rows. "joint" is one program that updates all of them (`jax.vmap`), "turns"
-calls the program of one for each, all enqueued before anything is waited for. Window by window both take turns
-with a single learner, so that what others do on the machine weighs on all alike; a window is a round of
+calls the program of one for each, all enqueued before anything is waited for. Window by window both take
+turns with a single learner, so that what others do on the machine weighs on all alike; a window is a round of
 updates, one for each member, and a wait for its end. Prints one JSON record; of every number of members and
 layout:
 

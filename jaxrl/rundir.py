@@ -245,30 +245,29 @@ def config_of(name: str, path: pathlib.Path) -> tuple[dict[str, Any], pathlib.Pa
 
 def ancestor_of(run: pathlib.Path) -> str | None:
     """The checkpoint of another run that a run has begun with; None if its run.json tells of none."""
-    try:
-        entries = list_of_dicts(read_json(run.expanduser() / "run.json").get("lineage"))
-    except (OSError, ValueError):
-        return None
+    entries = list_of_dicts(noted(run, "lineage"))
     path = entries[-1].get("path") if entries else None
     return path if isinstance(path, str) else None
 
 
 def ending_of(run: pathlib.Path) -> str:
     """How the newest start of a run ended, by its run.json; "" if that does not tell."""
-    try:
-        ended = read_json(run / "run.json").get("exit")
-    except (OSError, ValueError):
-        return ""
+    ended = noted(run, "exit")
     return ended if isinstance(ended, str) else ""
 
 
 def preset_of(run: pathlib.Path) -> str | None:
     """The preset of a run, by its run.json; None if that does not tell."""
+    name = noted(run, "config")
+    return name if isinstance(name, str) and re.fullmatch("[a-z0-9][a-z0-9_]{0,63}", name) else None
+
+
+def noted(run: pathlib.Path, name: str) -> Any:
+    """A field of a run's run.json; None if it cannot be read, or has none."""
     try:
-        name = read_json(run / "run.json").get("config")
+        return read_json(run.expanduser() / "run.json").get(name)
     except (OSError, ValueError):
         return None
-    return name if isinstance(name, str) and re.fullmatch("[a-z0-9][a-z0-9_]{0,63}", name) else None
 
 
 def read_config(file: pathlib.Path) -> dict[str, Any]:

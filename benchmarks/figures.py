@@ -193,6 +193,11 @@ KINDS: Mapping[str, Kind] = {
         rows="rows",
         labels=("preset",),
     ),
+    "memory_h200": Kind(
+        "memory worked out for an accelerator",
+        (Measure("peak_device_mib", "MiB", LESS), Measure("saving_host_mib", "MiB", LESS)),
+        ("flags",),
+    ),
     "sinks": Kind(
         "every sink against none",
         (

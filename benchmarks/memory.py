@@ -11,6 +11,7 @@ the measured one than --tolerance.
 """
 
 import argparse
+import concurrent.futures
 import json
 import pathlib
 import re
@@ -24,13 +25,13 @@ from benchmarks import record, smoke
 
 LINE = re.compile(r"^memory +(.*?) +([\d,]+) B$", re.M)
 UPDATES = 12  # at least, after the save
-DREAMER = {"model.size": "1m", "batch_size": 4, "batch_length": 32, "replay.capacity": 30_000}
+DREAMER = {"model.size": "1m", "batch_size": 4, "batch_length": 32, "replay.capacity": 24_000}
 DRQ = {"batch_size": 64, "replay.capacity": 16_000}
 PONG = {"task": "atari_pong", "env.time_limit": 4_000, "eval_eps": 1}
 # What differs from the preset; the rest follows from capacity and action repeat.
 PRESETS: dict[str, dict[str, Any]] = {
     "atari100k": DREAMER | PONG,
-    "atari100k_drq": DRQ | PONG | {"replay.capacity": 30_000},
+    "atari100k_drq": DRQ | PONG | {"replay.capacity": 24_000},
     "atari": DREAMER | PONG | {"env.num_envs": 8},
     "dmc_vision": DRQ | {"replay.capacity": 12_000, "env.time_limit": 200, "eval_eps": 2},
     "mjx_cartpole": DRQ | {"env.size": 84, "env.gray": "false", "env.time_limit": 200, "eval_eps": 2},
@@ -41,13 +42,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def main() -> int:
     args = arguments()
-    found: dict[str, Any] = record.start("memory") | {"tolerance": args.tolerance, "rows": []}
-    for preset in args.presets:
-        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            found["rows"].append(measured(preset, pathlib.Path(folder), args))
+    found: dict[str, Any] = record.start("memory") | {"tolerance": args.tolerance}
+    with concurrent.futures.ThreadPoolExecutor(args.together) as pool:
+        found["rows"] = list(pool.map(lambda preset: in_folder(preset, args), args.presets))
     found["within"] = all(x.get("within", True) for x in found["rows"])
     record.finish(found, args.out)
     return 0 if found["within"] else 1
+
+
+def in_folder(preset: str, args: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        return measured(preset, pathlib.Path(folder), args)
 
 
 def measured(preset: str, root: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -101,7 +106,8 @@ def ran(words: list[str], root: pathlib.Path, timeout: float) -> dict[str, Any]:
         child = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     code, _, usage = smoke.watch(child, root / "run" / "metrics.jsonl", began, timeout)
     if code:
-        sys.exit(f"memory: the run ended with {code}:\n{(root / 'log').read_text(errors='replace')[-4000:]}")
+        said = (root / "log").read_text(errors="replace")[-4000:]
+        raise RuntimeError(f"the run ended with {code}:\n{said}")
     rows = smoke.read(root / "run" / "metrics.jsonl")
     checkpoint = root / "run" / "checkpoints" / "latest"
     size = max(sum(x.stat().st_size for x in made.rglob("*") if x.is_file()) for made in checkpoint.iterdir())
@@ -128,6 +134,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only_stated", action="store_true", help="measure nothing")
     parser.add_argument("--tolerance", type=float, default=0.1, help="of the measured peak")
     parser.add_argument("--timeout", type=float, default=1_800, help="seconds of one run")
+    parser.add_argument("--together", type=int, default=1, help="presets at the same time, on a CPU")
     parser.add_argument("--folder", type=pathlib.Path, help="where to write; default: a temporary one")
     parser.add_argument("--out", type=pathlib.Path, help="also write the record to this file")
     return parser.parse_args()

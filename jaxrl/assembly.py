@@ -1,6 +1,7 @@
 """Puts a run together from its config: which learner, which feed, and where the environments step."""
 
 import concurrent.futures
+import dataclasses
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ def assemble(config: Config, machine: Machine, env: CheckedEnv, saved: Saved | N
     Raises:
       ConfigError: if replay does not fit its budget, or the environments cannot step where they should.
     """
-    learner = learners.make(config, env.spaces)
+    learner = traced_once(learners.make(config, env.spaces))
     if learner.update:
         check_devices(machine.layout, config.batch_size)
     smallest = feed_of(config, learner, env.spaces, 1).window
@@ -83,6 +84,18 @@ def refuse_alone(config: Config, machine: Machine) -> None:
             raise ConfigError(
                 f"{name}={value}: cannot be shared by {machine.hosts.count} processes; use --{name}={remedy}"
             )
+
+
+def traced_once(learner: Learner) -> Learner:
+    """The same functions, which jax remembers for the shapes of their arguments.
+
+    What comes out is asked for several times before anything is compiled, and tracing an update takes
+    seconds. Inlined, they leave no mark in a program.
+    """
+    remembered = dataclasses.replace(learner, init=jax.jit(learner.init, inline=True))
+    if learner.update is None:
+        return remembered
+    return dataclasses.replace(remembered, update=jax.jit(learner.update, inline=True))
 
 
 def feed_of(config: Config, learner: Learner, spaces: Spaces, rows: int, online: bool | None = None) -> Feed:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import small
 
-from jaxrl import chunk, config, envs, flags, memory, metrics, parts, runtime, sources
+from benchmarks import memory as benchmark
+from jaxrl import chunk, config, envs, flags, memory, metrics, parts, plan, runtime, sources
 from jaxrl.assembly import assemble
 from jaxrl.memory import MIB, Needs, Process
 
@@ -125,6 +126,18 @@ def stated(text):
     """Bytes by name, of the output of a dry run."""
     found = re.findall(r"^memory +(.*?) +([\d,]+) B$", text, re.MULTILINE)
     return {name: int(size.replace(",", "")) for name, size in found}
+
+
+@pytest.mark.parametrize("preset", benchmark.PRESETS)
+def test_what_is_measured_of_a_preset_fills_its_replay(preset):
+    """All of it is saved while there is still something to learn."""
+    settings = benchmark.settings(preset)
+    chosen = flags.parse([f"--{name}={value}" for name, value in settings.items()]).config
+    clock = plan.clock_of(chosen)
+    assert clock.saves(chosen.save_every) and chosen.save_every < clock.steps == chosen.steps
+    assert chosen.warmup >= chosen.replay.capacity == plan.ring_rows(chosen) * chosen.env.num_envs
+    after = (clock.steps - chosen.save_every) / chosen.env.action_repeat
+    assert after * chosen.train_ratio / plan.rows_of_update(chosen) >= benchmark.UPDATES
 
 
 BIG = ("--steps=60_200", "--replay.capacity=60_000", "--warmup=60_000", "--env.num_envs=50", "--eval_every=0")

@@ -1,5 +1,6 @@
 """Whole runs in small through the command line: rows, scores, evaluations, options of the one loop."""
 
+import dataclasses
 import json
 import re
 
@@ -366,6 +367,20 @@ def test_dry_run_writes_nothing(tmp_path, monkeypatch, capfd):
         r"learning +\d+ updates of 4x8 rows: 1 per 16 env_steps, the first at \d+ env_steps", text
     )
     assert re.search(r"memory +replay +[\d,]+ B", text) and re.search(r"memory +learner +[\d,]+ B", text)
+
+
+def test_an_update_is_traced_once(tmp_path, monkeypatch):
+    """Its metrics' shapes are asked for before it is compiled; at a usable size each trace takes seconds."""
+    traced = []
+
+    def counted(*args):
+        learner = small.make_learner(*args)
+        update = learner.update
+        return dataclasses.replace(learner, update=lambda *x: traced.append(len(x)) or update(*x))
+
+    monkeypatch.setitem(learners.LEARNERS, "dreamer", counted)
+    run(tmp_path / "run", "--steps=20", "--log_every=0", "--eval_every=0")
+    assert traced == [3]
 
 
 def test_handlers_of_signals_are_put_back(tmp_path):

@@ -118,6 +118,8 @@ def _forward(step, params, start, inputs, reset):
 
 def _backward(step, residuals, gradient):
     params, start, inputs, reset, found = residuals
+    # Not before it is needed: the linearisations are larger than all that was saved.
+    found, gradient = jax.lax.optimization_barrier((found, gradient))
     before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), start, found)
     before = masked(before, reset)
     pull, linear = _pullbacks(step, params, before, inputs)

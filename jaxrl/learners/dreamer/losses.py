@@ -138,7 +138,9 @@ def behavior(model: Model, p: Params, critic: Critic, observed: Observed, rows: 
     """
     config = model.config.loss
     lead = rows.reward.shape
-    start = jax.tree.map(lambda x: joined(x, 2), observed.latent)
+    # Imagined when the observation is predicted: what is large of the two is not in memory together.
+    start, _ = jax.lax.optimization_barrier(sg((observed.latent, observed.losses)))
+    start = jax.tree.map(lambda x: joined(x, 2), start)
     latent, action = model.imagine(p, start, key, config.horizon)
     feature = sg(latent.feature)  # [H+1, N, F]
     b = bins(model)

@@ -207,14 +207,16 @@ class Model:
         keys = jax.random.split(key, horizon)
 
         def step(p, latent, key):
-            noise = self.step_noise(key, latent.deter.shape[:-1])
-            action = self.choose(self.run(p, "pol", latent.feature), noise.action)
+            noise, feature = self.step_noise(key, latent.deter.shape[:-1]), latent.feature
+            action = self.choose(self.run(p, "pol", feature), noise.action)
             embedded = self.run(p, "dyn", self.encode_action(action), method="embed_action")
-            latent = self.imagine_step(p, latent, embedded, noise.stoch)
-            return latent, (latent, action)
+            return self.imagine_step(p, latent, embedded, noise.stoch), (feature, action)
 
-        _, (rest, action) = recurrence.scan(recurrence.hoisted(step, p, start, keys), start, keys)
-        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, rest), action
+        last, (feature, action) = recurrence.scan(recurrence.hoisted(step, p, start, keys), start, keys)
+        # Kept as what the heads see, by far the largest array of imagination: once, not in parts beside it.
+        feature = jnp.concatenate([feature, last.feature[None]])
+        deter, stoch = jnp.split(feature, [start.deter.shape[-1]], -1)
+        return Latent(deter=deter, stoch=stoch), action
 
     def imagine_step(self, p: Params, latent: Latent, action: jax.Array, noise: jax.Array) -> Latent:
         """The state after an embedded action [..., h], drawn from the prior with noise [..., S, C]."""

@@ -136,9 +136,10 @@ def test_a_gpu_takes_several_turns_at_a_time(length, turns):
         return recurrence.scan(lambda s, x: (jnp.tanh(s + x), s), start, inputs, reverse=True)
 
     arguments = np.float32(0.5), np.linspace(-1, 1, length, dtype=np.float32)
-    for platform, count in ("cuda", turns), ("cpu", 1):
+    saved = f"tensor<{length // turns}x{turns}xf32>"  # in one piece for so many turns
+    for platform in "cuda", "cpu":
         lowered = jax.jit(run).trace(*arguments).lower(lowering_platforms=(platform,))
-        assert lowered.as_text().count("stablehlo.tanh") == count
+        assert (saved in lowered.as_text()) == (platform == "cuda" and turns > 1)
     plain = functools.partial(jax.lax.scan, lambda s, x: (jnp.tanh(s + x), s), reverse=True)
     several = jax.lax.scan(lambda s, x: (jnp.tanh(s + x), s), *arguments, reverse=True, unroll=turns)
     for got in jax.jit(run)(*arguments), several:

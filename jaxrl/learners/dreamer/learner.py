@@ -122,8 +122,7 @@ class Dreamer:
         old = state.slow, state.opt, state.returns
         slow, kept, returns = jax.tree.map(lambda a, b: jnp.where(finite, a, b), rest, old)
         new = DreamerState(params=params, slow=slow, opt=kept, returns=returns)
-        shown = losses | observed.shown
-        scalars = {f"loss/{name}": x.mean() for name, x in shown.items()} | behaved.scalars
+        scalars = {f"loss/{name}": x.mean() for name, x in losses.items()} | behaved.scalars
         scalars |= {"dyn_ent": observed.prior_entropy.mean(), "rep_ent": observed.posterior_entropy.mean()}
         scalars |= {"opt/loss": value, "opt/grad_norm": opt.grad_norm, "opt/grad_rms": opt.grad_rms}
         scalars |= {"opt/update_rms": opt.update_rms}

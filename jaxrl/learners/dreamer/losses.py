@@ -52,9 +52,6 @@ class Observed:
 
     latent: Latent
     losses: dict[str, jax.Array]  # [T, B] each
-    # Both again, without gradient and neither before the other: where imagination begins, what metrics show.
-    start: Latent
-    shown: dict[str, jax.Array]
     prior_entropy: jax.Array  # [T, B] nats
     posterior_entropy: jax.Array  # [T, B] nats
 
@@ -75,13 +72,9 @@ def world_model(model: Model, p: Params, batch: Batch, key: Key) -> Observed:
     losses["dyn"] = jnp.maximum(config.free_nats, categorical_kl(sg(posterior), prior))
     losses["rep"] = jnp.maximum(config.free_nats, categorical_kl(posterior, sg(prior)))
     chex.assert_equal_shape([rows.reward, *losses.values()])
-    # Nothing is imagined until observations are predicted: what is large of both is not in memory at once.
-    start, shown = jax.lax.optimization_barrier(sg((latent, losses)))
     return Observed(
         latent=latent,
         losses=losses,
-        start=start,
-        shown=shown,
         prior_entropy=categorical_entropy(prior).sum(-1),
         posterior_entropy=categorical_entropy(posterior).sum(-1),
     )
@@ -145,7 +138,7 @@ def behavior(model: Model, p: Params, critic: Critic, observed: Observed, rows: 
     """
     config = model.config.loss
     lead = rows.reward.shape
-    start = jax.tree.map(lambda x: joined(x, 2), observed.start)
+    start = jax.tree.map(lambda x: joined(x, 2), observed.latent)
     latent, action = model.imagine(p, start, key, config.horizon)
     feature = sg(latent.feature)  # [H+1, N, F]
     b = bins(model)

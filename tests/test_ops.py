@@ -245,6 +245,14 @@ def test_gumbel_samples_follow_the_probabilities():
     assert (np.abs(np.asarray(drawn).mean(0) - probs) < 4 * deviation).all()
 
 
+def test_a_sample_is_the_first_of_the_largest():
+    scores = np.float32(np.random.default_rng(0).integers(0, 4, size=(200, 6)))  # most rows have several
+    for dtype in (None, jnp.dtype("bfloat16")):
+        drawn = distributions.gumbel_onehot(jnp.float32(scores), jnp.zeros((200, 6)), dtype)
+        assert drawn.dtype == (dtype or jnp.float32)
+        np.testing.assert_array_equal(np.float32(drawn), np.eye(6)[scores.argmax(-1)])
+
+
 # Convolutions
 
 # Fast to compile; the graph is optimised as always, only the code for the processor is not.

@@ -128,6 +128,24 @@ def test_what_depends_on_parameters_alone_is_done_before_the_loop():
     assert_close(ready(start, first), cell(params, start, first), 1e-6)
 
 
+@pytest.mark.parametrize(("length", "turns"), [(1, 1), (2, 1), (5, 1), (7, 1), (15, 5), (16, 4), (64, 4)])
+def test_a_gpu_takes_several_turns_at_a_time(length, turns):
+    """As many as divide the loop and leave one; a CPU takes one."""
+
+    def run(start, inputs):
+        return recurrence.scan(lambda s, x: (jnp.tanh(s + x), s), start, inputs, reverse=True)
+
+    arguments = np.float32(0.5), np.linspace(-1, 1, length, dtype=np.float32)
+    saved = f"tensor<{length // turns}x{turns}xf32>"  # in one piece for so many turns
+    for platform in "cuda", "cpu":
+        lowered = jax.jit(run).trace(*arguments).lower(lowering_platforms=(platform,))
+        assert (saved in lowered.as_text()) == (platform == "cuda" and turns > 1)
+    plain = functools.partial(jax.lax.scan, lambda s, x: (jnp.tanh(s + x), s), reverse=True)
+    several = jax.lax.scan(lambda s, x: (jnp.tanh(s + x), s), *arguments, reverse=True, unroll=turns)
+    for got in jax.jit(run)(*arguments), several:
+        assert_close(got, plain(*arguments), 1e-6)
+
+
 # The recurrent model
 
 

@@ -68,7 +68,8 @@ class BlockDense(nn.Module):
     """Block-diagonal dense layer: [..., i] -> [..., features] in `blocks` groups of both axes.
 
     With `shared` inputs of width s, each block also sees those: its kernel is
-    [blocks, i/blocks + s, features/blocks]. The shared part is one dense product.
+    [blocks, i/blocks + s, features/blocks]. The shared part is one dense product. Where `product`, what the
+    blocks make of x alone [..., features], is known already, x gives only the width.
     """
 
     features: int
@@ -77,7 +78,9 @@ class BlockDense(nn.Module):
     shared: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array, shared: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, shared: jax.Array | None = None, product: jax.Array | None = None
+    ) -> jax.Array:
         g, width = self.blocks, x.shape[-1] // self.blocks
         out = self.features // g
         shape = (g, width + self.shared, out)
@@ -85,15 +88,37 @@ class BlockDense(nn.Module):
         kernel = self.param("kernel", variance_scaled(g * (width + self.shared)), shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype).reshape(*x.shape[:-1], g, width)
-        if shared is not None and x.size == g * width:
+        if shared is not None and product is None and x.size == g * width:
             # Acting in one environment: to rearrange the kernel would take longer than to use it as it lies.
             seen = jnp.broadcast_to(shared.astype(self.dtype)[..., None, :], (*x.shape[:-1], self.shared))
             x, width, shared = jnp.concatenate([x, seen], -1), width + self.shared, None
-        y = jnp.einsum("...gi,gio->...go", x, kernel[:, :width]).reshape(*x.shape[:-2], self.features)
+        if product is None:
+            product = blockwise(x, kernel[:, :width]).reshape(*x.shape[:-2], self.features)
+        y = product.astype(self.dtype)
         if shared is not None:
             dense = kernel[:, width:].transpose(1, 0, 2).reshape(self.shared, self.features)
             y = y + shared.astype(self.dtype) @ dense
         return y + bias
+
+
+def blocked(x: jax.Array, blocks: int) -> jax.Array:
+    """[..., B, D] -> [..., g, B, D/g]: blocks outermost, as their products want it. `flat` undoes it."""
+    return x.reshape(*x.shape[:-1], blocks, -1).swapaxes(-3, -2)
+
+
+def flat(x: jax.Array) -> jax.Array:
+    """[..., g, B, D/g] of `blocked` -> [..., B, D]."""
+    x = x.swapaxes(-3, -2)
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def blockwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[..., g, i] by [g, i, o] -> [..., g, o]."""
+    lead = x.shape[:-2]
+    x = x.reshape(-1, *x.shape[-2:])
+    # Blocks outermost: as jnp.einsum has it, rows would be innermost, and to move them takes a kernel.
+    y = jax.lax.dot_general(x, kernel, (((2,), (1,)), ((1,), (0,))))
+    return y.swapaxes(0, 1).reshape(*lead, *kernel.shape[::2])
 
 
 class RMSNorm(nn.Module):

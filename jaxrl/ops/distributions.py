@@ -23,16 +23,28 @@ def mix_uniform(logits: jax.Array, share: float, allowed: jax.Array | None = Non
     return jnp.log(probs if allowed is None else jnp.maximum(probs, jnp.finfo(probs.dtype).tiny))
 
 
-def gumbel_onehot(log_probs: jax.Array, gumbel: jax.Array) -> jax.Array:
-    """Sample of a categorical as one-hot, [..., C]; `gumbel` is standard Gumbel noise of that shape."""
-    index = (log_probs + gumbel).argmax(-1)
-    return jax.nn.one_hot(index, log_probs.shape[-1], dtype=log_probs.dtype)
+def gumbel_onehot(log_probs: jax.Array, gumbel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+    """Sample of a categorical as one-hot, [..., C]; `gumbel` is standard Gumbel noise of that shape.
+
+    In `dtype`, or that of log_probs.
+    """
+    score, index = log_probs + gumbel, jnp.arange(log_probs.shape[-1])
+    # The first of the largest, as argmax; in rows and their reductions, which XLA:GPU makes one kernel of.
+    first = jnp.where(score == score.max(-1, keepdims=True), index, index.size).min(-1, keepdims=True)
+    # Made once, whatever it goes into: XLA would rather write the index, and read that in a kernel more.
+    return jax.lax.optimization_barrier((index == first).astype(dtype or log_probs.dtype))
 
 
+@jax.custom_jvp
 def straight_through(onehot: jax.Array, log_probs: jax.Array) -> jax.Array:
     """onehot, exactly, with the gradient of the probabilities."""
-    probs = jnp.exp(log_probs)
-    return jax.lax.stop_gradient(onehot) + (probs - jax.lax.stop_gradient(probs))
+    del log_probs
+    return onehot
+
+
+@straight_through.defjvp
+def _straight_through_jvp(primals, tangents):
+    return primals[0], (jnp.exp(primals[1]) * tangents[1]).astype(primals[0].dtype)
 
 
 def categorical_kl(p: jax.Array, q: jax.Array) -> jax.Array:

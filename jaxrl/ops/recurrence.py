@@ -24,7 +24,11 @@ Tree = Any  # pytree of arrays
 
 
 def states(
-    step: Callable[[Tree, Tree, Tree], Tree], params: Tree, start: Tree, inputs: Tree, reset: jax.Array
+    step: Callable[[Tree, Tree, Tree], Tree],
+    params: Tree,
+    start: Tree,
+    inputs: Tree,
+    reset: jax.Array | None = None,
 ) -> Tree:
     """States s_0..s_{T-1} of s_t = step(params, 0 if reset_t else s_{t-1}, x_t), s_{-1} = start.
 
@@ -33,7 +37,7 @@ def states(
       params: floating arrays, the same for every step.
       start: leaves [B, ...], the structure, shapes and types that `step` gives.
       inputs: leaves [T, ...].
-      reset: [T, B] bool.
+      reset: [T, B] bool; None for never.
 
     Returns:
       Leaves [T, B, ...]. Differentiable in params, start and inputs.
@@ -44,20 +48,40 @@ def states(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _states(step, params, start, inputs, reset):
-    first = masked(start, reset[0])
+    first = masked(start, _at(reset, 0))
     ahead = hoisted(step, params, first, inputs)
 
     def forward(ready, x):
-        x, following = x
+        # Sliced first, for all turns in one kernel each: as part of another kernel it could not be Triton's.
+        x, following = jax.lax.optimization_barrier(x)
         state = ahead(ready, x)
         # Masked for the next step here, in the kernel that makes it.
         return masked(state, following), _joined(state)
 
-    return _parted(jax.lax.scan(forward, first, (inputs, _following(reset)))[1], start)
+    return _parted(scan(forward, first, (inputs, _following(reset)))[1], start)
 
 
-def masked(state: Tree, reset: jax.Array) -> Tree:
+def scan(f: Callable[[Tree, Tree], tuple[Tree, Tree]], start: Tree, inputs: Tree, reverse: bool = False):
+    """jax.lax.scan, several turns at a time except on a CPU, whose compiler takes longer for it.
+
+    To save a state, to slice the inputs and to count are a kernel each: of several turns instead of one.
+    """
+    one = functools.partial(jax.lax.scan, f, reverse=reverse)
+    turns = together(jax.tree.leaves(inputs)[0].shape[0])
+    if turns == 1:
+        return one(start, inputs)
+    return jax.lax.platform_dependent(start, inputs, cpu=one, default=functools.partial(one, unroll=turns))
+
+
+def together(length: int) -> int:
+    """The most turns, at most 5, that divide a loop of `length`, which stays a loop."""
+    return max(n for n in range(1, 6) if length % n == 0 and (n < length or n == 1))
+
+
+def masked(state: Tree, reset: jax.Array | None) -> Tree:
     """Zeros where reset [...] is true; leaves [..., width]."""
+    if reset is None:
+        return state
     return jax.tree.map(lambda x: jnp.where(reset[..., None], 0, x), state)
 
 
@@ -79,8 +103,12 @@ def _are_alike(leaves):
     return len({(x.dtype, x.shape[:-1]) for x in leaves}) == 1
 
 
+def _at(reset, t):
+    return None if reset is None else reset[t]
+
+
 def _following(reset):
-    return jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
+    return None if reset is None else jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
 
 
 def _forward(step, params, start, inputs, reset):
@@ -90,6 +118,8 @@ def _forward(step, params, start, inputs, reset):
 
 def _backward(step, residuals, gradient):
     params, start, inputs, reset, found = residuals
+    # Not before it is needed: the linearisations are larger than all that was saved.
+    found, gradient = jax.lax.optimization_barrier((found, gradient))
     before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), start, found)
     before = masked(before, reset)
     pull, linear = _pullbacks(step, params, before, inputs)
@@ -100,7 +130,7 @@ def _backward(step, residuals, gradient):
         return pull(linear, total), _joined(total)
 
     zeros = jax.tree.map(jnp.zeros_like, start)
-    later, total = jax.lax.scan(back, zeros, (linear, _following(reset), gradient), reverse=True)
+    later, total = scan(back, zeros, (linear, _following(reset), gradient), reverse=True)
     total = _parted(total, start)
 
     again = jax.checkpoint(step, policy=_is_costly, prevent_cse=False)
@@ -109,7 +139,7 @@ def _backward(step, residuals, gradient):
         return jax.vmap(again, (None, 0, 0))(params, before, inputs)
 
     to_params, to_inputs = jax.vjp(every, params, inputs)[1](total)
-    return to_params, masked(later, reset[0]), to_inputs, None
+    return to_params, masked(later, _at(reset, 0)), to_inputs, None
 
 
 _states.defvjp(_forward, _backward)

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxrl.config import Config, model_widths
-from jaxrl.nets.blocks import Head
+from jaxrl.nets.blocks import Head, blocked, flat
 from jaxrl.nets.decoder import Decoder
 from jaxrl.nets.encoder import Encoder, token_width
 from jaxrl.nets.rssm import RSSM
 from jaxrl.ops import recurrence
 from jaxrl.ops.distributions import bounded_normal, gumbel_onehot, mix_uniform, straight_through
+from jaxrl.ops.recurrence import masked
 from jaxrl.types import Discrete, Key, Params, Spaces
 
 ALLOWED = "allowed"  # beside the networks in parameters: [A] bool, where tasks share a set of actions
@@ -149,8 +150,8 @@ class Model:
 
     def sample(self, log_probs: jax.Array, noise: jax.Array) -> jax.Array:
         """One-hot samples with straight-through gradients, flattened: [..., S, C] -> [..., S C]."""
-        onehot = straight_through(gumbel_onehot(log_probs, noise), log_probs)
-        return onehot.reshape(*onehot.shape[:-2], -1).astype(self.dtype)
+        onehot = straight_through(gumbel_onehot(log_probs, noise, self.dtype), log_probs)
+        return onehot.reshape(*onehot.shape[:-2], -1)
 
     def observe(
         self, p: Params, carry: Latent, tokens: jax.Array, action: jax.Array, reset: jax.Array, key: Key
@@ -167,14 +168,30 @@ class Model:
         """
         action = self.run(p, "dyn", jnp.where(reset[..., None], 0, action), method="embed_action")
         tokens = self.run(p, "dyn", tokens, method="embed_tokens")
-        inputs = action, tokens, self.noise(key, reset.shape)
-
-        def step(p, carry, x):
-            return self.observe_step(p, carry, *x)[0]
-
-        latent = recurrence.states(step, {"dyn": p["dyn"]}, carry, inputs, reset)
+        carry = masked(carry, reset[0])
+        deter = self.run(p, "dyn", carry.deter, carry.stoch, action[0], method="core")
+        start = Latent(deter=blocked(deter, self.nets["dyn"].blocks), stoch=carry.stoch)
+        following = jax.tree.map(lambda x: jnp.concatenate([x[1:], jnp.zeros_like(x[:1])]), (action, reset))
+        inputs = tokens, self.noise(key, reset.shape), *following
+        found = recurrence.states(self.observe_turn, {"dyn": p["dyn"]}, start, inputs)
+        deter = flat(jnp.concatenate([start.deter[None], found.deter[:-1]]))
+        latent = Latent(deter=deter, stoch=found.stoch)
         # Once more, for all rows at once: to save it in the loop would cost more.
         return latent, self.run(p, "dyn", latent.deter, tokens, method="posterior")
+
+    def observe_turn(self, p, state: Latent, x) -> Latent:
+        """From a row's deter [g, B, D/g] to its stoch and the next row's deter: a step from half way on.
+
+        So a deter is multiplied once, with all that the posterior and the next step need of it.
+        """
+        tokens, noise, action, reset = x
+        mix, core, post = self.run(p, "dyn", state.deter, method="shares")
+        stoch = self.sample(self.run(p, "dyn", post, tokens, method="posterior_of"), noise)
+        # What a new episode forgets is left out of the products, in the kernel that reads them.
+        kept = flat(state.deter), core, self.run(p, "dyn", stoch, method="share"), mix
+        *kept, mix = masked(kept, reset)
+        deter = self.run(p, "dyn", *kept, action, mix, method="advance")
+        return Latent(deter=blocked(deter, self.nets["dyn"].blocks), stoch=stoch)
 
     def observe_step(self, p, carry, action, tokens, noise) -> tuple[Latent, jax.Array]:
         """One row of `observe`; action and tokens embedded."""
@@ -193,20 +210,22 @@ class Model:
         keys = jax.random.split(key, horizon)
 
         def step(p, latent, key):
-            noise = self.step_noise(key, latent.deter.shape[:-1])
-            action = self.choose(p, latent.feature, noise.action)
+            noise, feature = self.step_noise(key, latent.deter.shape[:-1]), latent.feature
+            action = self.choose(p, feature, noise.action)
             embedded = self.run(p, "dyn", self.encode_action(action), method="embed_action")
-            latent = self.imagine_step(p, latent, embedded, noise.stoch)
-            return latent, (latent, action)
+            return self.imagine_step(p, latent, embedded, noise.stoch), (feature, action)
 
-        _, (rest, action) = jax.lax.scan(recurrence.hoisted(step, p, start, keys), start, keys)
-        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, rest), action
+        last, (feature, action) = recurrence.scan(recurrence.hoisted(step, p, start, keys), start, keys)
+        # Kept as what the heads see, by far the largest array of imagination: once, not in parts beside it.
+        feature = jnp.concatenate([feature, last.feature[None]])
+        deter, stoch = jnp.split(feature, [start.deter.shape[-1]], -1)
+        return Latent(deter=deter, stoch=stoch), action
 
     def imagine_step(self, p: Params, latent: Latent, action: jax.Array, noise: jax.Array) -> Latent:
         """The state after an embedded action [..., h], drawn from the prior with noise [..., S, C]."""
         deter = self.run(p, "dyn", latent.deter, latent.stoch, action, method="core")
         log_probs = self.run(p, "dyn", deter, method="prior")
-        onehot = gumbel_onehot(log_probs, noise).astype(self.dtype)
+        onehot = gumbel_onehot(log_probs, noise, self.dtype)
         return Latent(deter=deter, stoch=onehot.reshape(*onehot.shape[:-2], -1))
 
     def follow(self, p: Params, start: Latent, action: jax.Array, key: Key) -> Latent:

@@ -116,6 +116,7 @@ def compiled(parts: Parts, env: CheckedEnv) -> Programs:
         job = pool.submit(memory_of, env, judges.stop - judges.start if config.eval_every else 0)
         programs = Programs(parts)
         need = job.result()
+    parts.machine.hosts.gather(None)  # gloo gives the others half a minute to come to the first exchange
     name, program = max(programs.compiled.items(), key=lambda item: item[1].temp_bytes)
     if program.temp_bytes > there:
         sequences = config.agent != "drq"

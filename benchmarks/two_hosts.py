@@ -32,9 +32,16 @@ NAMES = ("jaxrl-a", "jaxrl-b")
 CABLE = ("jaxrl-va", "jaxrl-vb")
 ADDRESSES, LOOPBACK = ("10.77.0.1", "10.77.0.2"), ("127.0.0.2", "127.0.0.3")
 PORT = 7654
-SILENCE_S = 5.0  # --distributed.heartbeat_s
-WORDS = ("--config=debug", "--task=toy_catch", "--env.action_repeat=1", "--env.num_envs=4", "--steps=240")
-WORDS += ("--batch_size=4", "--batch_length=8", "--train_ratio=4", "--log_every=40", "--eval_every=80")
+SILENCE_S = 20.0  # --distributed.heartbeat_s
+WORDS = ("--config=debug", "--task=toy_clock", "--env.num_envs=4", "--steps=240")
+WORDS += (
+    "--env.size=48",
+    "--batch_size=4",
+    "--batch_length=8",
+    "--train_ratio=4",
+    "--log_every=40",
+    "--eval_every=80",
+)
 WORDS += ("--eval_eps=4", "--save_every=40", "--device=cpu", "--plot.enabled=false", "--terminal.style=plain")
 
 

@@ -129,6 +129,7 @@ def compiled(parts: Parts, env: CheckedEnv) -> Programs:
         job = pool.submit(memory_of, env, judges.stop - judges.start if config.eval_every else 0)
         programs = Programs(parts)
         need = job.result()
+    parts.machine.hosts.gather(None)  # gloo gives the others half a minute to come to the first exchange
     sizes = {name: program.demand.scratch for name, program in programs.compiled.items()}
     name = max(sizes, key=lambda name: sizes[name])
     if sizes[name] > there:

@@ -198,6 +198,10 @@ def connect(wanted: DistributedConfig, hosts: Alone) -> None:
         raise PeerLost(f"distributed.coordinator={wanted.coordinator}: {error}; choose another") from error
     finally:
         library.get_distributed_runtime_service = made
+    if jax.process_index() != hosts.index:  # what is divided would be put together in another order
+        raise ConfigError(
+            f"distributed.process={hosts.index}: jax counts it as {jax.process_index()}; give it that number"
+        )
 
 
 def disconnect(hosts: Alone) -> None:

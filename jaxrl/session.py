@@ -247,11 +247,17 @@ def first_state(parts: Parts, programs: Programs, start: Start, sinks: Sinks) ->
 
 
 @contextlib.contextmanager
-def training_env(config: Config, env_steps: int, machine: runtime.Machine) -> Iterator[CheckedEnv]:
-    """This process's training environments of a run that starts, or starts again, at `env_steps`."""
-    seed, own = env_seed(config.seed, ACT, env_steps), machine.layout.own(config.env.num_envs)
-    n = own.stop - own.start
-    env = envs.make(config.task, config.env, num_envs=n, seed=seed, first=own.start)
+def training_env(
+    config: Config, env_steps: int, machine: runtime.Machine | None = None
+) -> Iterator[CheckedEnv]:
+    """The training environments of a run that starts, or starts again, at `env_steps`.
+
+    Args:
+      machine: whose processes share them; None: all are in this one.
+    """
+    seed, n = env_seed(config.seed, ACT, env_steps), config.env.num_envs
+    own = machine.layout.own(n) if machine else slice(0, n)
+    env = envs.make(config.task, config.env, num_envs=own.stop - own.start, seed=seed, first=own.start)
     try:
         yield env
     finally:

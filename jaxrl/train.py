@@ -19,6 +19,7 @@ from jaxrl.faults import Faults
 from jaxrl.hosts import ALONE, Alone, checked, join
 
 TWICE_S = 0.1  # two of the same signal within it are one
+UNKNOWN = 1  # exit code of an error that nobody has thought of
 PATIENCE_S = 1.0  # for the main thread to come to a signal
 
 
@@ -163,6 +164,8 @@ def say(line: str, head: str = "jaxrl: ") -> None:
 
 def train(command: flags.Command, argv: list[str], stop: StopRequest) -> int:
     """Runs it, alone or with the other processes of the run. Raises ConfigError and RunError."""
+    if command.action == "train" and not command.config.distributed.coordinator:
+        rundir.check_free(command.config.logdir)
     for line in (f"starting {command.preset} on {command.config.task} ...", *command.notes):
         say(line)
     runtime.prepare(command.config)
@@ -171,21 +174,20 @@ def train(command: flags.Command, argv: list[str], stop: StopRequest) -> int:
         code = train_with(hosts, command, argv, stop)
     except BaseException as error:
         hosts.verdict(error)
-        hosts.end(
-            getattr(error, "code", exits.BAD_CONFIG if isinstance(error, ConfigError) else 1), told(error)
-        )
+        hosts.end(*told(error))
         if hosts.count == 1 or isinstance(error, ConfigError | exits.RunError):
             raise
         traceback.print_exc()
-        return 1
+        return UNKNOWN
     hosts.end(exits.DONE)
     return code
 
 
-def told(error: BaseException) -> str:
+def told(error: BaseException) -> tuple[int, str]:
+    """Exit code and words of a process that ends with an error."""
     if isinstance(error, ConfigError | exits.RunError):
-        return str(error)
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        return getattr(error, "code", exits.BAD_CONFIG), str(error)
+    return UNKNOWN, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def joined(command: flags.Command) -> tuple[flags.Command, Alone]:
@@ -215,7 +217,7 @@ def leave(code: int, words: str) -> NoReturn:
 def train_with(hosts: Alone, command: flags.Command, argv: list[str], stop: StopRequest) -> int:
     """Sets a run up and runs it; with dry_run only one step of each phase, and nothing is written."""
     faults = Faults(command.config.debug.fault)
-    if command.action == "train" and hosts.leads:
+    if command.action == "train" and hosts.count > 1 and hosts.leads:
         rundir.check_free(command.config.logdir)
     from jaxrl import joint, population, session  # imports jax, which takes seconds
 

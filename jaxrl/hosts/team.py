@@ -6,13 +6,14 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxrl.config import ConfigError
 from jaxrl.exits import PEER_LOST, RunError
 from jaxrl.hosts.wire import END, PING, VALUE, Peer, decoded, encoded, received
+
+if TYPE_CHECKING:
+    import numpy as np
 
 T = TypeVar("T")
 VERDICT_S = 2.0  # for the news of another process's end, after an error that may have come of it
@@ -47,7 +48,7 @@ class Alone:
         """What `call` returns in process 0, in all of them; what it raises there is raised in all of them."""
         return call()
 
-    def joined(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def joined(self, arrays: "Mapping[str, np.ndarray]") -> "dict[str, np.ndarray]":
         """Arrays of which each has its rows, with the rows of all."""
         return dict(arrays)
 
@@ -130,7 +131,9 @@ class Team(Alone):
         self.share({"returned": result})
         return result
 
-    def joined(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def joined(self, arrays: "Mapping[str, np.ndarray]") -> "dict[str, np.ndarray]":
+        import numpy as np  # the command line is read without it
+
         all_of_them = self.gather({k: np.asarray(x) for k, x in arrays.items()})
         return {k: np.concatenate([x[k] for x in all_of_them]) for k in arrays}
 

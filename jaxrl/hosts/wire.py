@@ -10,8 +10,6 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 HEAD = struct.Struct(">cQ")  # of a message: kind, bytes that follow
 HELLO, VALUE, PING, END = b"H", b"V", b"P", b"E"
 
@@ -59,6 +57,8 @@ def exactly(link: socket.socket, size: int) -> bytes:
 
 def encoded(value: Any) -> bytes:
     """JSON with numpy arrays in it as bytes: no code can be hidden in them."""
+    import numpy as np  # the command line is read without it
+
     arrays: list[np.ndarray] = []
 
     def plain(x: Any) -> Any:
@@ -75,6 +75,8 @@ def encoded(value: Any) -> bytes:
 
 def decoded(payload: bytes) -> Any:
     """Inverse of `encoded`; arrays can be written to."""
+    import numpy as np
+
     (size,) = struct.unpack_from(">Q", payload)
     at = 8 + size
 

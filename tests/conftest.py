@@ -18,9 +18,9 @@ os.environ.setdefault("XLA_FLAGS", QUICK)
 # Files are handed out one by one to whichever process is free. The longest come first: at the end no process
 # shall be left with one of them while the other has nothing to do.
 LONGEST = """
-hosts population exact combinations runs nans mjx_so101 faults benchmarks learner drq benchmarks_run mjx_tasks resume continue
-storm memory videos devices onboard runs_command formats cli losses supervise doctor render openloop dreams
-evaluate flags train inference wandb report playground dmc atari envs
+hosts population exact combinations runs nans mjx_so101 faults benchmarks learner drq benchmarks_run
+mjx_tasks resume continue storm memory videos devices onboard runs_command formats cli losses supervise
+doctor render openloop dreams evaluate flags train inference wandb report playground dmc atari envs
 """.split()
 
 

@@ -59,6 +59,7 @@ def another(name):
         "runtime.compile_cache": "some/folder",
         "logdir": "läufe/a=b",
         "profile": "3:7",
+        "seeds": "0-4",
     }
     item = LEAVES[name]
     if name in fitting:
@@ -298,7 +299,7 @@ def test_help_shows_every_flag_once_in_groups_with_the_values_of_the_preset():
         assert text.count(f"  --{name} ") == 1, name
     assert [line for line in text.splitlines() if re.fullmatch(r"[a-z]+", line)] == (
         ["run", "env", "model", "loss", "opt", "drq", "replay", "eval", "terminal"]
-        + ["tensorboard", "plot", "wandb", "checkpoint", "runtime", "debug"]
+        + ["tensorboard", "plot", "wandb", "checkpoint", "runtime", "distributed", "debug"]
     )
     assert max(map(len, text.splitlines())) <= 110
     assert flags.parse(["-h"]).text == flags.parse(["--help"]).text != text

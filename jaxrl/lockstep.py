@@ -17,10 +17,11 @@ import numpy as np
 from jaxrl import collect, loop, metrics, onboard
 from jaxrl.collect import Run
 from jaxrl.evaluation import Game, Interrupted, Report, playing, summary
-from jaxrl.exits import Diverged
+from jaxrl.exits import Diverged, WriteFailed
 from jaxrl.keys import EVAL, env_seed
 from jaxrl.loop import Events
 from jaxrl.members import ON_DEVICE, Members
+from jaxrl.parts import loops
 from jaxrl.state import Counters, RunState
 from jaxrl.types import Params, Step
 
@@ -34,6 +35,7 @@ class Population:
     runs: tuple[Run, ...]  # of each member
     members: Members | None  # None: one after another
     stop: Callable[[], bool]  # True once all are asked to end
+    ended: Callable[[int, Diverged], None]  # notes that a member has diverged
 
     @property
     def lead(self) -> Run:
@@ -45,6 +47,11 @@ class Population:
         """Of each member, for a vector step: nobody stops where the others have not come to."""
         return tuple(dataclasses.replace(r, stop=lambda: False) for r in self.runs)
 
+    def without(self, them: "Together", number: int, error: Diverged) -> "Together":
+        """With one member less."""
+        self.ended(number, error)
+        return dataclasses.replace(them, over=them.over | {number: error})
+
     def wait(self, phase: str, call: Callable[[], T]) -> T:
         """Calls, and counts the time in a phase of every member: all of them wait."""
         began = time.monotonic()
@@ -52,6 +59,11 @@ class Population:
         for r in self.runs:
             r.watch.spent(phase, time.monotonic() - began)
         return result
+
+    def fetch(self, actions: jax.Array) -> np.ndarray:
+        """Actions of all members on the host."""
+        phase = [r.watch.awaited() for r in self.runs][0]
+        return self.wait(phase, lambda: jax.device_get(actions))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,9 +91,6 @@ class Together:
         both = ((m, self.states[m].counters) for m in self.going)
         return [m for m, c in both if c.settled < c.env_steps]
 
-    def without(self, number: int, error: Diverged) -> "Together":
-        return dataclasses.replace(self, over=self.over | {number: error})
-
     def changed(self, number: int, state: RunState, step: Step | None = None) -> "Together":
         """With another state of a member, and another newest row if one is given."""
         states = (*self.states[:number], state, *self.states[number + 1 :])
@@ -92,39 +101,52 @@ class Together:
 Gather = Callable[[Population, Together, int, float], Together]
 
 
-def run(p: Population, all: Together, gather: Gather) -> Together:
+def run(p: Population, them: Together, gather: Gather) -> Together:
     """Trains until the last step or until asked to stop, and saves; as `loop.run`.
 
     A member that diverges ends alone; the others go on.
     """
     clock, config = p.lead.plan.clock, p.lead.parts.config
     saved_at = time.monotonic()
-    while all.going and not p.stop():
-        now = all.counters.env_steps
-        if all.unsettled:
-            all = settle(p, all)
-            if all.unsettled:
+    while them.going and not p.stop():
+        now = them.counters.env_steps
+        if them.unsettled:
+            them = settle(p, them)
+            if them.unsettled:
                 break  # interrupted
         late = config.save_seconds and time.monotonic() - saved_at > config.save_seconds
         if now == clock.steps:
             break
         if clock.saves(now) or late:
-            all = for_each(p, all, save)
+            them = for_each(p, them, save)
             saved_at = time.monotonic()
         deadline = saved_at + config.save_seconds if config.save_seconds else float("inf")
         with jax.transfer_guard("disallow" if config.runtime.transfer_guard else "allow"):
-            all = gather(p, all, clock.next_stop(now), deadline)
-    return for_each(p, all, loop.end)
+            them = gather(p, them, clock.next_stop(now), deadline)
+    them = for_each(p, them, begin_to_end)
+    return for_each(p, them, loop.end)
 
 
-def for_each(p: Population, all: Together, act: Callable[[Run, RunState, Step], None]) -> Together:
-    """Does something with every member's whole state, which may end with it."""
-    for m in all.going:
+def for_each(p: Population, them: Together, act: Callable[[Run, RunState, Step], None]) -> Together:
+    """Does something with every member's whole state, which may end with it.
+
+    Raises:
+      WriteFailed: of the first for which something could not be written, once all have had their turn.
+    """
+    failure = None
+    for m in them.going:
+        began = time.monotonic()
         try:
-            act(p.runs[m], view(p, all, m, True), all.steps[m])
+            act(p.runs[m], view(p, them, m, True), them.steps[m])
         except Diverged as error:
-            all = all.without(m, error)
-    return all
+            them = p.without(them, m, error)
+        except WriteFailed as error:
+            failure = failure or error
+        for other, r in enumerate(p.runs):  # whose rates it must not slow down
+            r.watch.spent("save", time.monotonic() - began if other != m else 0.0)
+    if failure:
+        raise failure
+    return them
 
 
 def save(r: Run, state: RunState, step: Step) -> None:
@@ -134,69 +156,77 @@ def save(r: Run, state: RunState, step: Step) -> None:
         r.saver.save(state, "interval")
 
 
-def view(p: Population, all: Together, number: int, with_ring: bool = False) -> RunState:
+def begin_to_end(r: Run, state: RunState, step: Step) -> None:
+    """Begins the last save of a member: all of them are on their way before anybody waits for one."""
+    del step
+    loop.look_for_skips(r, state)
+    if r.saver:
+        r.saver.begin(state, "signal" if r.stop() else "final")
+
+
+def view(p: Population, them: Together, number: int, with_ring: bool = False) -> RunState:
     """One member's state, as a run of its own would have it; without the ring if it is not asked for."""
-    if p.members is None or all.joint is None:
-        return all.states[number]
-    return all.states[number].replace(**p.members.member(all.joint, number, with_ring))
+    if p.members is None or them.joint is None:
+        return them.states[number]
+    return them.states[number].replace(**p.members.member(them.joint, number, with_ring))
 
 
-def settle(p: Population, all: Together) -> Together:
+def settle(p: Population, them: Together) -> Together:
     """The events of this step. Members whose evaluation was interrupted stay as they are."""
     if p.members is not None:
-        return settle_jointly(p, all)
-    for m in all.unsettled:
+        return settle_jointly(p, them)
+    for m in them.unsettled:
         began = time.monotonic()
         try:
-            all = all.changed(m, loop.settle(p.runs[m], all.states[m]))
+            them = them.changed(m, loop.settle(p.runs[m], them.states[m]))
         except Diverged as error:
-            all = all.without(m, error)
+            them = p.without(them, m, error)
         for other, r in enumerate(p.runs):  # whose rates it must not slow down
             r.watch.spent("eval", time.monotonic() - began if other != m else 0.0)
-    return all
+        if m in them.unsettled:
+            break  # interrupted, and so would be the others
+    return them
 
 
-def settle_jointly(p: Population, all: Together) -> Together:
-    events, views = {}, {}
-    with_ring = p.lead.plan.clock.films(all.counters.env_steps)
-    for m in all.unsettled:
-        views[m] = view(p, all, m, with_ring)
-        events[m] = loop.begun(p.runs[m], views[m])
+def settle_jointly(p: Population, them: Together) -> Together:
+    """For all at once. Of what lies on devices, no more than one member's copy is there at a time."""
+    with_ring = p.lead.plan.clock.films(them.counters.env_steps)
+    events = {m: loop.begun(p.runs[m], view(p, them, m, with_ring)) for m in them.unsettled}
     try:
-        reports = evaluated(p, all, {m: x for m, x in events.items() if x.plays})
+        reports = evaluated(p, them, {m: x for m, x in events.items() if x.plays})
     except Interrupted:
-        return all
+        return them
     for m, x in events.items():
         report = reports.get(m)
         try:
             if isinstance(report, Diverged):
                 raise report
-            state = loop.done(p.runs[m], views[m], x, report)
+            state = loop.done(p.runs[m], view(p, them, m), x, report)
         except Diverged as error:
-            all = all.without(m, error)
+            them = p.without(them, m, error)
         else:
-            all = all.changed(m, state.replace(**dict.fromkeys(ON_DEVICE)))
-    return flushed(p, all, {m: x.packed for m, x in events.items() if x.packed is not None})
+            them = them.changed(m, state.replace(**dict.fromkeys(ON_DEVICE)))
+    return flushed(p, them, {m: x.packed for m, x in events.items() if x.packed is not None})
 
 
-def flushed(p: Population, all: Together, packed: dict[int, np.ndarray]) -> Together:
+def flushed(p: Population, them: Together, packed: dict[int, np.ndarray]) -> Together:
     """With metrics that begin anew. packed: what was fetched of each member whose row is written."""
-    if not packed or p.members is None or all.joint is None:
-        return all
-    kinds = p.lead.programs.kinds
-    fresh = [metrics.flushed(kinds, packed.get(m, metrics.empty(kinds))) for m in range(len(p.runs))]
-    return dataclasses.replace(all, joint=all.joint.replace(totals=p.members.stacked(fresh)))
+    if not packed or p.members is None or them.joint is None:
+        return them
+    kinds, before = p.lead.programs.kinds, jax.device_get(them.joint.totals)
+    fresh = [metrics.flushed(kinds, packed[m]) if m in packed else x for m, x in enumerate(before)]
+    return dataclasses.replace(them, joint=them.joint.replace(totals=p.members.stacked(fresh)))
 
 
-def evaluated(p: Population, all: Together, events: dict[int, Events]) -> dict[int, Report | Diverged]:
+def evaluated(p: Population, them: Together, events: dict[int, Events]) -> dict[int, Report | Diverged]:
     """The evaluation of all members at once, each in environments of its own; as `evaluation.evaluate`.
 
     Raises:
       Interrupted: as soon as all are asked to end.
     """
-    if not events or p.members is None or all.joint is None:
+    if not events or p.members is None or them.joint is None:
         return {}
-    began, at = time.monotonic(), all.counters.env_steps
+    began, at = time.monotonic(), them.counters.env_steps
     seeds = [env_seed(r.parts.config.seed, EVAL, at) for r in p.runs]
     games = {m: game_of(p.runs[m], x, seeds[m], p.stop) for m, x in events.items()}
     carry, counter = p.members.eval_carry(), p.members.stacked([np.int32(x) for x in seeds])
@@ -205,7 +235,7 @@ def evaluated(p: Population, all: Together, events: dict[int, Events]) -> dict[i
     try:
         while True:
             for m in games.keys() - found:
-                outcome = played(p.runs[m], games[m], all.counters)
+                outcome = played(p.runs[m], games[m], them.counters)
                 if isinstance(outcome, Step):
                     rows[m] = outcome
                 else:
@@ -213,7 +243,7 @@ def evaluated(p: Population, all: Together, events: dict[int, Events]) -> dict[i
             if len(found) == len(games):
                 return found
             shown = [rows.get(m, next(iter(rows.values()))) for m in range(len(p.runs))]
-            out, counter = p.members.eval_act(all.joint.policy, carry, counter, shown)
+            out, counter = p.members.eval_act(them.joint.policy, carry, counter, shown)
             carry, action = out.carry, jax.device_get(out.action)
             for m in games.keys() - found:
                 games[m].send(action[m])
@@ -247,19 +277,20 @@ def played(r: Run, game: Game, counters: Counters) -> Step | Report | Diverged:
         return error
 
 
-def in_turn(p: Population, all: Together, until: int, deadline: float) -> Together:
-    """Each member makes a vector step of its own, then the next one does."""
-    gather = onboard.collect if p.lead.parts.batched else collect.collect
-    newest, stride = list(all.newest), p.lead.plan.clock.stride
-    while all.going and all.counters.env_steps < until and not p.stop() and time.monotonic() < deadline:
-        after = all.counters.env_steps + stride
-        for m in all.going:
+def in_turn(p: Population, them: Together, until: int, deadline: float) -> Together:
+    """Each member makes a vector step of its own, or a chunk of them at once, then the next one does."""
+    batched, stride = p.lead.parts.batched, p.lead.plan.clock.stride
+    gather, newest = onboard.collect if batched else collect.collect, list(them.newest)
+    while them.going and them.counters.env_steps < until and not p.stop() and time.monotonic() < deadline:
+        rows = p.lead.pace.rows if batched and loops(p.lead.parts) else 1
+        after = min(until, them.counters.env_steps + rows * stride)
+        for m in them.going:
             try:
                 state, step, newest[m] = gather(
-                    p.steady[m], all.states[m], all.steps[m], newest[m], after, float("inf")
+                    p.steady[m], them.states[m], them.steps[m], newest[m], after, float("inf")
                 )
             except Diverged as error:
-                all = all.without(m, error)
+                them = p.without(them, m, error)
             else:
-                all = all.changed(m, state, step)
-    return dataclasses.replace(all, newest=tuple(newest))
+                them = them.changed(m, state, step)
+    return dataclasses.replace(them, newest=tuple(newest))

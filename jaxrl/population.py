@@ -6,6 +6,7 @@ it can be continued alone, looked at, compared. All are at the same step at ever
 
 import contextlib
 import dataclasses
+import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -40,7 +41,8 @@ from jaxrl.session import (
 )
 from jaxrl.start import Start, start_of
 from jaxrl.state import RunState
-from jaxrl.stores import Checkpoint, Stores
+from jaxrl.stores import LATEST, Checkpoint, Stores
+from jaxrl.stores.shelf import folders, numbers
 from jaxrl.telling import banner, finished
 
 
@@ -52,11 +54,14 @@ def train(command: Command, machine: Machine, argv: list[str], control: Control)
     """
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        members, env = with_environments(stack, present(commands_of(command), machine), machine)
+        commands = commands_of(command)
+        wanted = commands.keys()
+        members, env = with_environments(stack, present(commands, machine), machine)
         configs = [x.config for x in members.values()]
         parts = of_each(assemble(configs[0], one_device(machine), env[0]), configs, env)
-        layout = layout_of(parts[0], machine, len(members))
-        check_memory(parts, layout)
+        layout = layout_of(parts, machine)
+        check_memory(parts, layout, command.config)
+        check_steps(members)
         run_dirs, stores = opened(stack, members, parts, control)
         starts, parts = begun(members, stores, parts, env)
         with told_of_failure(run_dirs):
@@ -80,9 +85,11 @@ def train(command: Command, machine: Machine, argv: list[str], control: Control)
                 )
                 for m, name in enumerate(members)
             ]
-            introduce_all(seats, layout)
+            introduce_all(seats, words(len(seats), layout, machine))
+            for name in wanted - members.keys():
+                seats[0].sinks.note(f"{name} is left out: it has diverged")
             control.faults.at("compile")
-            p, states = started(stack, seats, layout, began)
+            p, states = started(stack, seats, layout, command.config)
             states = lockstep.run(p, states, abreast.gather_of(p) if layout else lockstep.in_turn)
             close(seats, p, states)
     if states.over:
@@ -106,12 +113,21 @@ def of_each(parts: Parts, configs: Sequence[Config], env: Sequence[CheckedEnv]) 
     return found
 
 
-def layout_of(parts: Parts, machine: Machine, count: int) -> Layout | None:
+def layout_of(parts: Sequence[Parts], machine: Machine) -> Layout | None:
     """The devices over which members are divided that one program learns for; None: one after another.
 
     On a CPU they take turns: XLA has no fast convolution there for weights that differ from member to member.
+
+    Raises:
+      ConfigError: if the members cannot share what they are to share.
     """
-    config, wish = parts.config, parts.config.runtime.population
+    first, count = parts[0], len(parts)
+    config, wish = first.config, first.config.runtime.population
+    if first.batched and len({x.config.task for x in parts}) > 1:
+        raise ConfigError(
+            "tasks: environments on the device are one program, so they are all of one task; use "
+            "--env.placement=host"
+        )
     need = "replay.holdout" if config.replay.holdout else ""
     need = "replay.placement" if config.replay.placement == "host" else need
     if wish == "joint" and need:
@@ -122,25 +138,38 @@ def layout_of(parts: Parts, machine: Machine, count: int) -> Layout | None:
     return Layout(machine.layout.devices[:most])
 
 
-def check_memory(parts: Sequence[Parts], layout: Layout | None, scratch: int = 0) -> None:
-    """Raises ConfigError if replay, learners and scratch of all members do not fit, naming how many do.
+def check_memory(parts: Sequence[Parts], layout: Layout | None, asked: Config, scratch: int = 0) -> None:
+    """Raises ConfigError if states and replay of all members do not fit, naming how many do.
 
     Args:
-      scratch: bytes of the largest program on a device, for its share of the members.
+      asked: the command's config, for the error.
+      scratch: bytes of the largest program on a device, of a joint one for its share of the members.
     """
     first, devices = parts[0], layout.count if layout else 1
     state = jax.eval_shape(first.learner.init, first.key)
-    each = first.replay.nbytes + sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    stays = memory.nbytes((state, jax.eval_shape(first.learner.policy_params, state))) + first.replay.nbytes
     share = len(parts) // devices
-    each += scratch // share if layout else 0
-    fits = int(0.9 * first.machine.memory - (0 if layout else scratch)) // each * devices
+    each, once = (
+        (stays + scratch // share, stays) if layout else (stays, scratch)
+    )  # saving takes a copy of one
+    fits = (int(0.9 * first.machine.memory) - once) // each * devices
     if fits < len(parts):
         remedy = f"{fits} fit" if fits > 0 else "not even one fits"
+        name = "seeds" if asked.seeds else "tasks"
         raise ConfigError(
-            f"seeds={first.config.seeds or len(parts)}: {len(parts)} members need "
-            f"{each * share / 1e9:.1f} GB of the {first.machine.memory / 1e9:.1f} GB of each device; "
-            f"{remedy}: name fewer, or lower --replay.capacity or --batch_size"
+            f"{name}={getattr(asked, name)}: {len(parts)} members need {(each * share + once) / 1e9:.1f} GB "
+            f"of the {first.machine.memory / 1e9:.1f} GB of each device; {remedy}: name fewer, or lower "
+            "--replay.capacity"
         )
+
+
+def check_steps(members: dict[str, Command]) -> None:
+    """Raises ConfigError if there is no step from which all members can go on, as far as names tell."""
+    homes = [pathlib.Path(x.config.logdir) / "checkpoints" / LATEST for x in members.values()]
+    steps = [{numbers(folder)[0] for folder in folders(home)} for home in homes]
+    if any(steps) and not set.intersection(*steps):
+        at = ", ".join(f"{name} {max(x, default='none')}" for name, x in zip(members, steps, strict=True))
+        raise ConfigError(f"logdir: the members have no checkpoint of one step ({at}); continue each alone")
 
 
 def opened(
@@ -195,11 +224,8 @@ def recovered_alike(
     while True:
         shared = set.intersection(*(set(x.steps(limit)) for x in known))
         if not shared and any(x.steps(None) for x in known):
-            at = ", ".join(
-                f"{name} {max(x.steps(None), default='none')}" for name, x in zip(names, known, strict=True)
-            )
             raise ConfigError(
-                f"logdir: the members have no checkpoint of the same step ({at}); continue each alone"
+                f"logdir: {', '.join(names)} have no intact checkpoint of one step; continue each alone"
             )
         limit = max(shared, default=None)
         found = []
@@ -215,33 +241,36 @@ def recovered_alike(
 
 @contextlib.contextmanager
 def told_of_failure(run_dirs: Sequence[rundir.RunDir]) -> Iterator[None]:
-    """Notes in every run.json what has ended all of them."""
+    """Notes in the run.json of those that had not ended yet what has ended all of them."""
     try:
         yield
     except BaseException as error:
         for run_dir in run_dirs:
             with contextlib.suppress(WriteFailed):
-                run_dir.note(exit=f"{type(error).__name__}: {error}", ended=rundir.now())
+                if not rundir.ending_of(run_dir.path):
+                    run_dir.note(exit=f"{type(error).__name__}: {error}", ended=rundir.now())
         raise
 
 
-def told(count: int, layout: Layout | None) -> str:
+def words(count: int, layout: Layout | None, machine: Machine) -> str:
     """For the banner."""
-    how = "each in turn" if layout is None else "in one program"
-    devices = f" on {layout.count} devices" if layout and layout.count > 1 else ""
-    return f"population {count} members, {how}{devices}"
+    if layout is None:
+        return f"population {count} members, each in turn"
+    devices = f" on {layout.count} devices" if layout.count > 1 else ""
+    spare = f" ({machine.count} do not divide {count} members)" if layout.count < machine.count else ""
+    return f"population {count} members, in one program{devices}{spare}"
 
 
-def introduce_all(seats: Sequence[Opened], layout: Layout | None) -> None:
+def introduce_all(seats: Sequence[Opened], line: str) -> None:
     """The first member's banner, and what the others have to say."""
-    introduce(seats[0], f"{told(len(seats), layout)}: {seats[0].run_dir.path.parent}")
+    introduce(seats[0], f"{line}: {seats[0].run_dir.path.parent}")
     for seat in seats[1:]:
         for line in seat.start.remarks:
             seat.sinks.note(line)
 
 
 def started(
-    stack: contextlib.ExitStack, seats: Sequence[Opened], layout: Layout | None, began: float
+    stack: contextlib.ExitStack, seats: Sequence[Opened], layout: Layout | None, asked: Config
 ) -> tuple[Population, Together]:
     """Compiles, and begins every member."""
     parts, members = [x.parts for x in seats], None
@@ -250,14 +279,17 @@ def started(
         programs = [single.of(x) for x in parts]
     else:
         members = Members(parts, layout)
-        check_memory(parts, layout, max(x.demand.scratch for x in members.compiled.values()))
+        check_memory(parts, layout, asked, max(x.demand.scratch for x in members.compiled.values()))
         programs = members.of
-    compile_s, overlap = time.monotonic() - began, parts[0].config.overlap
+    compile_s, overlap = time.monotonic() - seats[0].began, parts[0].config.overlap
     runs, states, steps, newest = [], [], [], []
 
     def whole() -> Iterator[RunState]:
         for seat, one in zip(seats, programs, strict=True):
             machinery, state, step = ready(stack, seat, one, compile_s)
+            if members:
+                each = {name: round(x.seconds, 3) for name, x in members.compiled.items()}
+                seat.run_dir.note(compile_s_jointly=each)
             runs.append(machinery)
             steps.append(step)
             newest.append(one.policy(state.learner) if overlap or not members else None)
@@ -269,18 +301,33 @@ def started(
     else:
         joint = members.joined(whole())
         newest = members.stacked(newest) if overlap else joint.policy
-    p = Population(runs=tuple(runs), members=members, stop=seats[0].control.stop)
+    p = Population(
+        runs=tuple(runs),
+        members=members,
+        stop=seats[0].control.stop,
+        ended=lambda m, error: note_end(seats[m], error),
+    )
     return p, Together(states=tuple(states), steps=tuple(steps), newest=newest, joint=joint, over={})
 
 
+def note_end(seat: Opened, error: Diverged) -> None:
+    """Of a member that has diverged, at once: whatever ends the others, the next start leaves it out."""
+    seat.sinks.note(str(error))
+    with contextlib.suppress(WriteFailed):
+        seat.run_dir.note(exit=f"{type(error).__name__}: {error}", ended=rundir.now())
+
+
 def close(seats: Sequence[Opened], p: Population, states: Together) -> None:
-    """Says how each member ended. Raises WriteFailed if rows were lost."""
-    for m, (seat, machinery) in enumerate(zip(seats, p.runs, strict=True)):
-        if error := states.over.get(m):
-            seat.run_dir.note(exit=f"{type(error).__name__}: {error}", ended=rundir.now())
-            seat.sinks.note(str(error))
-        else:
-            wind_up(seat, machinery, states.states[m].counters)
+    """Says how each member has ended. Raises WriteFailed, once all are closed, if rows of one were lost."""
+    failure = None
+    for m in states.going:
+        try:
+            wind_up(seats[m], p.runs[m], states.states[m].counters)
+        except WriteFailed as error:
+            seats[m].run_dir.note(exit=f"{type(error).__name__}: {error}", ended=rundir.now())
+            failure = failure or error
+    if failure:
+        raise failure
 
 
 def dry_run(command: Command, machine: Machine, say: Callable[[str], None]) -> None:
@@ -289,9 +336,9 @@ def dry_run(command: Command, machine: Machine, say: Callable[[str], None]) -> N
         members, env = with_environments(stack, present(commands_of(command), machine), machine)
         configs = [x.config for x in members.values()]
         parts = of_each(assemble(configs[0], one_device(machine), env[0]), configs, env)
-        layout = layout_of(parts[0], machine, len(parts))
-        check_memory(parts, layout)
-        for line in (*banner(parts[0], None, None), told(len(parts), layout), "compiling ..."):
+        layout = layout_of(parts, machine)
+        check_memory(parts, layout, command.config)
+        for line in (*banner(parts[0], None, None), words(len(parts), layout, machine), "compiling ..."):
             say(line)
         if layout is None:
             programs, jointly = compiled(parts[0], env[0]), None

@@ -31,6 +31,11 @@ def commands_of(command: Command) -> dict[str, Command]:
             "seeds, tasks: a population is trained by one process; leave --distributed.coordinator out, and "
             "name a part of the members on each host"
         )
+    if config.resume_from:
+        raise ConfigError(
+            f"resume_from={config.resume_from}: is one run of one seed; with --seeds and --tasks take its "
+            "parameters, --init_from"
+        )
     if origin.path is not None:
         raise ConfigError(
             f"logdir={config.logdir}: holds a run of its own; --seeds and --tasks make a folder for each "

@@ -3,6 +3,7 @@
 Reading what a run has saved costs no import of jax: the command line is resolved with it.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -23,6 +24,8 @@ from jaxrl.exits import Locked, NoCheckpoint, WriteFailed
 
 LARGEST = 2**20  # bytes of config.json and run.json; whatever is larger was not written here
 UNBORN = ("run.lock", "config.json.new")  # what a process leaves that dies before its run is begun
+SEVERAL = "several runs; name one, or all --seeds and --tasks"
+NO_RUN = "files but no run (no config.json); choose another"
 NAMES = "name a run directory or a folder in its checkpoints/"
 
 
@@ -114,9 +117,8 @@ def open_run(config: Config, origin: Origin) -> RunDir:
     try:
         is_new = origin.saved is None and not (path / "config.json").exists()
         if is_new and path.is_dir() and any(name.name not in UNBORN for name in path.iterdir()):
-            raise ConfigError(
-                f"logdir={show(str(path))}: holds files but no run (no config.json); choose another"
-            )
+            what = SEVERAL if any(path.glob("*/config.json")) else NO_RUN
+            raise ConfigError(f"logdir={show(str(path))}: holds {what}")
         path.mkdir(parents=True, exist_ok=True)
         run = RunDir(path, origin.saved is not None, take_lock(path), origin.preset)
         try:
@@ -264,10 +266,8 @@ def preset_of(run: pathlib.Path) -> str | None:
 
 def noted(run: pathlib.Path, name: str) -> Any:
     """A field of a run's run.json; None if it cannot be read, or has none."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         return read_json(run.expanduser() / "run.json").get(name)
-    except (OSError, ValueError):
-        return None
 
 
 def read_config(file: pathlib.Path) -> dict[str, Any]:

@@ -96,6 +96,13 @@ class Saver:
                 self._begin(state, reason)
                 self._try_again()
 
+    def begin(self, state: RunState, reason: str) -> None:
+        """Begins the last save, which `save` then waits for: several runs of a process save side by side."""
+        with self.watch.phase("save"):
+            self.heed(SLOW_S)
+            self.sinks.flush()
+            self._begin(state, reason)
+
     def events(self, state: RunState, scalars: dict[str, float]) -> None:
         """Checkpoints that belong to a step: of the best evaluation so far, and those that stay.
 

@@ -43,9 +43,13 @@ class Stopwatch:
 
     def fetch(self, array: jax.Array) -> Any:
         """The array on the host; of one that is divided over processes, this one's part."""
+        return self.wait(self.awaited(), lambda: fetched(array))
+
+    def awaited(self) -> str:
+        """The phase that the wait for the next actions counts as."""
         name = "update" if self._learning else "policy"
         self._learning = False
-        return self.wait(name, lambda: fetched(array))
+        return name
 
     def wait(self, name: str, call: Callable[[], T]) -> T:
         """Calls, and counts the time as that of a phase."""

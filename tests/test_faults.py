@@ -128,8 +128,9 @@ def test_every_place_is_somewhere_and_only_once():
                 named = node.args and isinstance(node.args[0], ast.Constant)
                 if node.func.attr in ("at", "bad") and named:
                     found.append(node.args[0].value)
-    twice = ["act", "learn"]  # with environments on the host, and on the device
-    assert sorted(found) == sorted([*set(PLACES) - SINKS, *twice])
+    more = ["act", "learn"]  # with environments on the host, and on the device
+    more += [*more, *more, "eval", "compile"]  # and both of a population
+    assert sorted(found) == sorted([*set(PLACES) - SINKS, *more])
 
 
 def test_a_run_that_is_killed_everywhere_is_the_same_run(straight, tmp_path, capfd):

@@ -205,7 +205,7 @@ def test_two_seeds_are_two_models(world):
 def test_the_random_agent(world, discrete):
     spaces = world.env.spaces if discrete else SPACES
     agent = make(replace(world.config, {"agent": "random"}), spaces)
-    assert agent.update is None and agent.init(None) == {} and agent.latent_zeros() == ()
+    assert agent.update is None and not jax.tree.leaves(agent.init(None)) and agent.latent_zeros() == ()
     step = Step(**dict.fromkeys(["reward", "is_first", "is_last", "is_terminal"], np.zeros(3000)), obs={})
     outs = [agent.act({}, (), step, jax.random.key(i), "train") for i in (0, 0, 1)]
     action = np.asarray(outs[0].action)

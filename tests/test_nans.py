@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from jaxrl.envs.base import BadRow
 from jaxrl.envs.hosted import Outcome
 from jaxrl.feeds.replay import Replay
 from jaxrl.feeds.ring import row_of
+from jaxrl.hosts import ALONE
 from jaxrl.nans import Reports, summary
 from jaxrl.ops.finite import all_finite, named_floats
 from jaxrl.parts import Parts
@@ -313,12 +315,16 @@ def test_a_full_disk_is_told_once_and_ends_nothing(tmp_path):
     parts = Parts(
         config=config,
         learner=small.make_learner(config, Clock().spaces),
-        **dict.fromkeys(("replay", "held", "batched", "machine", "eval_envs", "key")),
+        machine=SimpleNamespace(hosts=ALONE),
+        **dict.fromkeys(("replay", "held", "batched", "eval_envs", "key")),
     )
 
     class Broken:
         def explain(self, state, evidence):
             raise MemoryError("out of memory")
+
+        def whole(self, batch):
+            return batch
 
     state = small_state(evidence)
     reports = Reports(folder, parts, Broken(), notes.append)
@@ -335,14 +341,13 @@ def test_a_full_disk_is_told_once_and_ends_nothing(tmp_path):
 
 def small_state(evidence):
     """As much of a RunState as a report looks at."""
-    from types import SimpleNamespace
-
     return SimpleNamespace(learner=None, evidence=evidence, counters=Counters(env_steps=40, updates=9))
 
 
 def test_nothing_is_kept_of_another_process(tmp_path):
     state = small_state(Evidence(number=jnp.int32(-1), batch={"reward": jnp.zeros(2)}))
-    reports = Reports(tmp_path, small_state(None), None, pytest.fail)
+    parts = SimpleNamespace(machine=SimpleNamespace(hosts=ALONE))
+    reports = Reports(tmp_path, parts, None, pytest.fail)
     assert reports.skipped(state, 1, 9, 1) == "" and not list(tmp_path.iterdir())
 
 

@@ -76,6 +76,7 @@ def test_one_program_for_all_members(tmp_path, alone):
     """Within the rounding that a batched product may differ by from single ones."""
     found = population(tmp_path / "all", JOINT)
     assert_same(found, alone, exact=False)
+    assert "learn" in found[0].note["compile_s_jointly"]
     assert "learn" not in found[0].note["compile_s_each"]  # the single program was not even compiled
 
 
@@ -171,6 +172,10 @@ def test_too_many_for_the_memory(tmp_path, monkeypatch, capsys):
         (["--tasks=toy_clock,toy_cloc"], "did you mean toy_clock"),
         (["--seeds=0,1", JOINT, "--replay.holdout=0.1"], "replay.holdout needs each member alone"),
         (["--seeds=0-2000"], "more than 1024"),
+        (
+            ["--tasks=mjx_cartpole_balance,mjx_cartpole_swingup", "--agent=drq", "--env.placement=device"],
+            "all of one task",
+        ),
     ],
 )
 def test_bad_input(tmp_path, capsys, flags, words):
@@ -183,6 +188,15 @@ def test_bad_input(tmp_path, capsys, flags, words):
 def test_folder_of_a_single_run(alone, capsys):
     assert train.main([f"--logdir={alone[0].path}", "--seeds=0,1"]) == 2
     assert "holds a run of its own" in capsys.readouterr().err
+    assert train.main([f"--resume_from={alone[0].path}", "--seeds=0,1"]) == 2
+    assert "with --seeds and --tasks take its parameters, --init_from" in capsys.readouterr().err
+
+
+def test_folder_of_a_population_without_its_members(tmp_path, capsys):
+    (tmp_path / "toy_clock-0").mkdir()
+    (tmp_path / "toy_clock-0" / "config.json").write_text("{}")
+    assert train.main([*TINY, f"--logdir={tmp_path}"]) == 2
+    assert "holds several runs; name one, or all --seeds and --tasks" in capsys.readouterr().err
 
 
 def test_ranges_of_seeds():

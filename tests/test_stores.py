@@ -616,4 +616,4 @@ def test_a_load_needs_no_second_copy(tmp_path):
         ring = jnp.broadcast_to(jnp.arange(10_000, dtype=jnp.uint8), (rows, 1, 10_000)) + jnp.uint8(1)
         checkpoint.begin(tmp_path / name, {"ring.x": ring, "w": jnp.ones(9)}, {"s": np.zeros(3)}).result()
     done = subprocess.run([sys.executable, "-c", LOADS, tmp_path], capture_output=True, text=True, check=True)
-    assert 0.9 < float(done.stdout) < 1.25
+    assert 0.9 < float(done.stdout) < 1.25, done.stdout

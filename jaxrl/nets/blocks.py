@@ -3,6 +3,8 @@
 Source of the definitions: dreamerv3 embodied/jax/nets.py.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,6 +12,7 @@ from flax import linen as nn
 from jaxrl.ops.norm import rms_normalize
 
 DType = jnp.dtype
+BLOCKWISE = ((2,), (1,)), ((0,), (0,))  # [g, B, i] by [g, i, o], as dimension numbers
 
 
 def variance_scaled(fan_in: int, outscale: float = 1.0):
@@ -119,6 +122,24 @@ def blockwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     # Blocks outermost: as jnp.einsum has it, rows would be innermost, and to move them takes a kernel.
     y = jax.lax.dot_general(x, kernel, (((2,), (1,)), ((1,), (0,))))
     return y.swapaxes(0, 1).reshape(*lead, *kernel.shape[::2])
+
+
+@jax.custom_jvp
+def wide_blockwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[g, B, i] by [g, i, o] -> [g, B, o] f32, for sums over blocks that are rounded once.
+
+    Its gradient is made of products in the type of x all the same: what comes back to it was rounded there.
+    """
+    return jax.lax.dot_general(x, kernel, BLOCKWISE, preferred_element_type=jnp.float32)
+
+
+@functools.partial(wide_blockwise.defjvp, symbolic_zeros=True)
+def _wide_blockwise_jvp(primals, tangents):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    varies = [type(t) is not jax.custom_derivatives.SymbolicZero for t in tangents]
+    terms = [(dx, kernel)] * varies[0] + [(x, dkernel)] * varies[1]
+    y, (change, *more) = wide_blockwise(x, kernel), [jax.lax.dot_general(a, b, BLOCKWISE) for a, b in terms]
+    return y, sum(more, change).astype(y.dtype)
 
 
 class RMSNorm(nn.Module):

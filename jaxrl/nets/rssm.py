@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrl.nets.blocks import MLP, BlockDense, Dense, DType, NormAct, SplitDense, flat
+from jaxrl.nets.blocks import MLP, BlockDense, Dense, DType, NormAct, SplitDense, flat, wide_blockwise
 from jaxrl.ops.distributions import mix_uniform
 
 
@@ -89,9 +89,7 @@ class RSSM(nn.Module):
         dense = [layer.kernel[: self.deter] for layer in (self.from_deter, self.post)]
         dense = [kernel.reshape(g, width, self.hidden) for kernel in dense]
         kernel = jnp.concatenate([mix, *dense], -1).astype(self.dtype)
-        axes = ((2,), (1,)), ((0,), (0,))
-        y = jax.lax.dot_general(deter, kernel, axes, preferred_element_type=jnp.float32)
-        mix, core, post = jnp.split(y, (width, width + self.hidden), -1)
+        mix, core, post = jnp.split(wide_blockwise(deter, kernel), (width, width + self.hidden), -1)
         return Shares(*(x.astype(self.dtype) for x in (flat(mix), core.sum(0), post.sum(0))))
 
     def share(self, stoch: jax.Array) -> jax.Array:

@@ -143,6 +143,7 @@ class Stores:
 
     def _recovered(self, limit: int | None) -> tuple[Checkpoint | None, list[str]]:
         root, saved = self._run / "checkpoints", self._log.saved()
+        self._newest.clear()
         found, damaged = search(self._run, limit=limit)
         missing = [root / name for name in sorted(saved) if not (root / name / manifest.NAME).exists()]
         damaged |= dict.fromkeys(missing, "its manifest is missing")

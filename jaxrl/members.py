@@ -85,7 +85,11 @@ class Members:
 
     def one(self, tree: Any, number: int) -> Any:
         """A copy of one member's part of a tree, on the first device."""
-        found = taken(tree, self.put(np.int32(number)))
+        each = self.axis.members // self.axis.layout.count
+        home = self.axis.layout.devices[number // each]
+        # From the device that has it: of an array that is divided, XLA would gather all members first.
+        there = jax.tree.map(lambda x: part_on(x, home), tree)
+        found = taken(there, jax.device_put(np.int32(number % each), home))
         return jax.device_put(found, self._parts.machine.layout.whole)
 
     def act(self, joint: RunState, steps: Sequence[Step]) -> tuple[RunState, jax.Array]:
@@ -139,6 +143,11 @@ def zeros(shapes: Any, layout: Layout) -> Any:
         return jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
 
     return jax.jit(make, out_shardings=layout.of(0))()
+
+
+def part_on(x: jax.Array, device: Any) -> jax.Array:
+    """What an array has on a device."""
+    return next(shard.data for shard in x.addressable_shards if shard.device == device)
 
 
 @jax.jit

@@ -144,14 +144,16 @@ def test_environments_on_the_device(tmp_path, alone, layout):
     assert_same(population(tmp_path, *flags), alone, exact=layout == "turns")
 
 
-def test_members_are_divided_over_devices(tmp_path, alone):
-    """Three members on three devices; nothing is sent from one to another."""
+@pytest.mark.parametrize("placement", ["auto", "device"])
+def test_members_are_divided_over_devices(tmp_path, alone, placement):
+    """Three members on three of four devices, which a line tells."""
     env = os.environ | {"XLA_FLAGS": f"{SEVERAL}=4", "JAX_PLATFORMS": "cpu"}
     words = [*TINY, f"--logdir={tmp_path}", "--seeds=0,3-4", JOINT, "--runtime.devices=4", *FLAGS, *SAVES]
+    words += [f"--env.placement={placement}"]
     words = [sys.executable, "-c", small.ENTRY, *words, "--terminal.style=plain"]
     done = subprocess.run(words, cwd=small.ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "in one program on 3 devices" in done.stdout
+    assert "in one program on 3 devices (4 do not divide 3 members)" in done.stdout
     assert_same({seed: small.Run(tmp_path / f"toy_clock-{seed}") for seed in SEEDS}, alone, exact=False)
 
 

@@ -148,6 +148,17 @@ KINDS: Mapping[str, Kind] = {
         rows="rows",
         labels=("members", "layout"),
     ),
+    "devices": Kind(
+        "update on several devices",
+        (
+            Measure("efficiency", "of one device's work", MORE),
+            Measure("updates_per_s", "updates/s", MORE, "update_s", inverse=True),
+            Measure("scratch_mib", "MiB", LESS),
+        ),
+        ("size", "batch", "length"),
+        rows="rows",
+        labels=("devices",),
+    ),
     "replay": Kind(
         "replay",
         (

@@ -96,6 +96,18 @@ SUITES: Mapping[str, Suite] = {
             ),
         },
     ),
+    "devices": Suite(
+        "how an update is divided over devices, and what they send each other",
+        {
+            "cpu": Case("benchmarks.devices", "--counts 1 2 --windows=3", "--counts 1 2 4 8", on="cpu"),
+            "accelerators": Case(
+                "benchmarks.devices",
+                "",
+                "--counts 1 2 4 8 --size=12m --batch=16 --length=64",
+                on="accelerator",
+            ),
+        },
+    ),
     "train": Suite(
         "a run from end to end, and where its time goes: preset debug, or Pong",
         {

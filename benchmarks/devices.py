@@ -11,8 +11,8 @@ of every number of devices:
   updates_per_s     median over windows; `update_s` has them all
   share             of the arithmetic of one device's program that each device makes, by the compiler's count
   efficiency        1 / (share * devices): 1 if nothing is done twice
-  sent_mib          results of exchanges in one update, by kind: all-reduce for gradients and sums; all-gather on
-                    CPUs only, where kernel gradients by patches gather images (jaxrl/ops/conv.py)
+  sent_mib          results of exchanges in one update, by kind: all-reduce for gradients and sums; all-gather
+                    on CPUs only, where kernel gradients by patches gather images (jaxrl/ops/conv.py)
   parameters_mib    all of which have one gradient that is exchanged
   scratch_mib       temporary memory of each device
 """

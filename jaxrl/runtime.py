@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
 SEVERAL = "--xla_force_host_platform_device_count"  # makes a CPU pose as several devices
 PLATFORMS = {"auto": "", "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+# Tracing makes millions of small objects that live on: at the usual thresholds a sixth of a start goes into
+# looking for garbage among them.
+GARBAGE = (100_000, 20, 50)
 # Of MUJOCO_GL: libraries, and words for its default and for none. mujoco 4.0 cannot be imported with another.
 GL_NAMES = ("egl", "osmesa", "glfw", "glx", "cgl", "wgl")
 GL_WORDS = ("", "enable", "enabled", "on", "true", "1", "disable", "disabled", "off", "false", "0")
@@ -62,11 +65,12 @@ class Machine:
 
 
 def prepare(config: Config) -> None:
-    """Sets what must be set before jax is imported.
+    """Sets what must be set before jax is imported, and how often Python looks for garbage.
 
     Raises:
       ConfigError: if the device was chosen otherwise by the environment.
     """
+    gc.set_threshold(*GARBAGE)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     wanted = PLATFORMS[config.device]
     given = os.environ.get("JAX_PLATFORMS", "")

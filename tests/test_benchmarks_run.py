@@ -547,6 +547,8 @@ def test_a_signal_ends_the_measurement_and_not_the_run(tmp_path, place, number):
         "time.sleep(60)"
     )
     said, handler = [], signal.getsignal(signal.SIGTERM)
+    # A shell that has started the tests in the background has made them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def send() -> None:
         until = time.monotonic() + 20
@@ -556,7 +558,10 @@ def test_a_signal_ends_the_measurement_and_not_the_run(tmp_path, place, number):
             os.kill(os.getpid(), number)
 
     threading.Thread(target=send, daemon=True).start()
-    measuring.after(tmp_path, said.append)
+    try:
+        measuring.after(tmp_path, said.append)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "interrupted; the run is done; later: python -m benchmarks.run" in said[-1]
     assert signal.getsignal(signal.SIGTERM) is handler
     with pytest.raises(ProcessLookupError):

@@ -8,7 +8,7 @@ import pytest
 import small
 
 from benchmarks import memory as benchmark
-from jaxrl import chunk, config, envs, flags, memory, metrics, parts, plan, runtime, sources
+from jaxrl import chunk, config, envs, flags, learners, memory, metrics, parts, plan, runtime, sources
 from jaxrl.assembly import assemble
 from jaxrl.memory import MIB, Needs, Process
 
@@ -104,8 +104,9 @@ def test_peaks_are_sums_of_what_is_there_at_once(platform, placement, expected):
     assert {highest[name] for name in on_host} == {5_000 * MIB}
 
 
-def test_the_state_is_counted_as_it_is(tmp_path, capsys):
+def test_the_state_is_counted_as_it_is(tmp_path, capsys, monkeypatch):
     """The rows of a dry run against the arrays of a checkpoint; none, no copies of them."""
+    monkeypatch.setitem(learners.LEARNERS, "dreamer", small.make_learner)
     small.run(tmp_path / "run", "--steps=60", "--eval_every=0")
     saved = small.Run(tmp_path / "run").arrays()
     capsys.readouterr()

@@ -216,7 +216,7 @@ def test_dry_run_of_a_population(tmp_path, capsys):
 
 @pytest.mark.parametrize("agent", ["dreamer", "drq"])
 def test_real_learners_jointly(tmp_path, monkeypatch, agent):
-    """An update of the whole learner for two members at once: each as alone, within float tolerance.
+    """An update of the whole learner for two members at once: each as in turn, within float tolerance.
 
     Of one update: later ones follow from draws, which the smallest difference can turn.
     """
@@ -224,10 +224,11 @@ def test_real_learners_jointly(tmp_path, monkeypatch, agent):
     flags = (f"--agent={agent}", "--config=debug", "--steps=20", "--log_every=20", "--eval_every=0")
     flags = (*flags, "--train_ratio=0.01", "--batch_length=8", "--opt.warmup=0", "--terminal.style=off")
     flags = (*flags, *DRQ) if agent == "drq" else flags
-    assert train.main([f"--logdir={tmp_path / 'all'}", "--seeds=1,2", JOINT, *flags]) == 0
+    for layout in ("joint", "turns"):
+        words = (f"--logdir={tmp_path / layout}", f"--runtime.population={layout}", "--seeds=1,2")
+        assert train.main([*words, *flags]) == 0
     for seed in (1, 2):
-        assert train.main([f"--logdir={tmp_path / str(seed)}", f"--seed={seed}", *flags]) == 0
-        member, one = small.Run(tmp_path / "all" / f"toy_clock-{seed}"), small.Run(tmp_path / str(seed))
+        member, one = (small.Run(tmp_path / layout / f"toy_clock-{seed}") for layout in ("joint", "turns"))
         assert one.rows[-1]["updates"] == 1 and len(one.rows[-1]) > 10
         assert small.timeless(member.rows[-1]) == pytest.approx(
             small.timeless(one.rows[-1]), rel=1e-3, abs=1e-6

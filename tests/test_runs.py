@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import small
-from small import assert_same_arrays, assert_same_rows
 
 from jaxrl import glossary
 
@@ -54,20 +53,6 @@ def test_the_command_of_the_field_note(tmp_path):
     board = EventAccumulator(str(done.path / "tb")).Reload()
     assert [x.step for x in board.Scalars("eval_episode/avg_score")] == [100, 200, 300, 400]
     assert "400 env_steps = 100 agent_steps" in text and "done at step 400" in text
-
-
-def test_a_cut_run_of_the_real_learner_is_the_same_run(tmp_path):
-    flags = ("--config=debug", *SIZES, "--log_every=20", "--eval_every=40", "--replay.capacity=32")
-    runs, _ = run_all(
-        tmp_path,
-        ("whole", *flags, "--steps=80"),
-        ("cut", *flags, "--steps=40"),
-        ("cut", *flags, "--steps=80"),
-    )
-    whole, cut, _ = runs
-    assert_same_rows(whole, cut)
-    assert whole.scores == cut.scores
-    assert_same_arrays(whole.arrays(), cut.arrays())
 
 
 def test_the_small_presets_learn_something(tmp_path):

@@ -53,10 +53,12 @@ def agreed(command: Command, hosts: Alone) -> Command:
     """The command of process 0, with what each process has for itself.
 
     Raises:
-      ConfigError: if this process was given another one.
+      ConfigError: if this process was given another one, or the task is for one process alone.
     """
     if hosts.count == 1:
         return command
+    if command.config.task.startswith("playground_"):  # its models go to the first device of process 0
+        raise ConfigError(f"task={command.config.task}: cannot be shared by {hosts.count} processes; use one")
     given = {name: value for name, value in command.given.items() if name not in OF_COMMAND}
     mine = {"action": command.action, "preset": command.preset, "given": given}
     wanted = hosts.share(mine | {"config": to_dict(command.config), "saved": command.origin.saved})

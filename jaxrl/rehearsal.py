@@ -16,7 +16,9 @@ from jaxrl.programs import Programs
 def rehearsed(parts: Parts, programs: Programs, env: CheckedEnv) -> Process:
     """Does one step of each phase; what the process holds after that, with an evaluation's environments."""
     highest, config = runtime.peak_memory(), parts.config
-    judges = envs.make(config.task, envs.judged(config.env), num_envs=parts.eval_envs, seed=0)
+    own = parts.machine.layout.own(parts.eval_envs)
+    judged, n = envs.judged(config.env), own.stop - own.start
+    judges = envs.make(config.task, judged, num_envs=n, seed=0, first=own.start)
     try:
         one_step_each(parts, programs, env)
         if config.eval_every:
@@ -51,5 +53,5 @@ def one_judged_step(parts: Parts, programs: Programs, judges: CheckedEnv) -> Non
     policy, step = programs.policy(programs.init()), programs.put_rows(judges.reset())
     counter = programs.put(np.int32(0))
     out, _ = programs.eval_act(policy, programs.eval_carry(), counter, step, parts.key)
-    judges.send(jax.device_get(out.action))
+    judges.send(fetched(out.action))
     judges.recv()

@@ -8,15 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 import small
 from small import assert_same_arrays, assert_same_rows
 
-from jaxrl import train
+from jaxrl import config, joint, train
 from jaxrl.config import ConfigError, DistributedConfig
 from jaxrl.exits import PEER_LOST, PeerLost
+from jaxrl.flags import parse
 from jaxrl.hosts import join
 from jaxrl.hosts.wire import decoded, encoded
 
@@ -37,7 +39,10 @@ KINDS = {  # how environments step, and how they are shared
     "rows from the host": ("--task=toy_catch", "--env.action_repeat=1", "--env.num_envs=4"),
     "states that are saved": ("--env.num_envs=4",),  # EnvPool's are not: its episodes begin anew
     "rows on the devices": ("--env.num_envs=4", "--env.placement=device"),
-    "one environment": ("--env.num_envs=1", "--steps=40", "--eval_eps=3"),
+    "one environment": (  # of physics, whose model each process has on a device of its own
+        *("--task=mjx_cartpole_balance", "--env.time_limit=16"),
+        *("--env.num_envs=1", "--steps=40", "--eval_eps=3"),
+    ),
 }
 LOST = "is lost: its connection was closed; the same command with --logdir="
 
@@ -119,7 +124,7 @@ def assert_same_runs(one: small.Run, other: small.Run) -> None:
 def test_two_processes_make_the_run_of_one(tmp_path, cache, catch):
     """Losses, scores of training and evaluations, replay; each writes its part of it, process 0 all else."""
     ended = all_of(tmp_path / "run", cache, *KINDS["rows from the host"], of=2, host="127.0.0.2")
-    assert [x.code for x in ended] == [0, 0]
+    assert [x.code for x in ended] == [0, 0], ended
     run = small.Run(tmp_path / "run")
     assert_same_runs(catch, run)
     assert run.note["device"]["count"] == 2 and len(run.note["starts"]) == 1
@@ -130,8 +135,16 @@ def test_two_processes_make_the_run_of_one(tmp_path, cache, catch):
 
 def test_one_environment_is_stepped_by_all(tmp_path, cache):
     ended = all_of(tmp_path / "run", cache, *KINDS["one environment"], of=2)
-    assert [x.code for x in ended] == [0, 0]
+    assert [x.code for x in ended] == [0, 0], ended
     assert_same_runs(straight(tmp_path / "straight", cache, "one environment"), small.Run(tmp_path / "run"))
+
+
+def test_a_dry_run_of_two_processes(tmp_path, cache):
+    """Each steps its own part of the environments, those of evaluations too; process 0 tells."""
+    ended = all_of(tmp_path / "run", cache, *KINDS["rows from the host"], "--dry_run", of=2)
+    assert [x.code for x in ended] == [0, 0], ended
+    assert "nothing was written" in ended[0].out and "memory" not in ended[1].out
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_to_one_stops_all_and_supervisors_bring_back_the_lost(tmp_path, cache):
@@ -168,7 +181,7 @@ def test_four_lose_one_and_go_on_as_two(tmp_path, cache):
     run = small.Run(tmp_path / "run")
     assert "process 2 (pid" in run.note["exit"]
     ended = all_of(run.path, cache, *KINDS[kind], of=2, devices=4)
-    assert [x.code for x in ended] == [0, 0]
+    assert [x.code for x in ended] == [0, 0], ended
     assert len(run.note["starts"]) == 2 and run.steps() == [0, 20, 40, 60, 80]
     alone = straight(tmp_path / "straight", cache, kind, devices=4)
     for one, other in zip(map(small.timeless, alone.rows), map(small.timeless, run.rows), strict=True):
@@ -223,6 +236,10 @@ def test_what_processes_cannot_share_is_one_line(tmp_path, cache):
     ended = all_of(tmp_path / "run", cache, *flags, "--batch_size=5", of=2)
     assert [x.code for x in ended] == [2, 2]
     assert "5: cannot be divided over 2 devices in 2 processes; use --batch_size=6" in ended[0].line
+    command = parse(["--config=debug"])
+    playground = config.replace(command.config, {"task": "playground_cartpole_balance"})
+    with pytest.raises(ConfigError, match="cannot be shared by 2 processes; use one"):
+        joint.agreed(dataclasses.replace(command, config=playground), types.SimpleNamespace(count=2))
     assert not (tmp_path / "run").exists()
 
 

@@ -63,8 +63,9 @@ class Engine:
         # May be called while something is traced, or where implicit transfers are errors. Kept as numpy
         # arrays, which belong to no device and no trace.
         with jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):
-            on_device = mjx.put_model(model, impl="jax")
-            blank = mjx.make_data(on_device, impl="jax")
+            here = jax.local_devices()[0]  # MJX would take the first of all processes
+            on_device = mjx.put_model(model, here, impl="jax")
+            blank = mjx.make_data(on_device, here, impl="jax")
             self._constants, self._template = _numpy((on_device, blank))
 
     def at_rest(self, qpos: jax.Array, qvel: jax.Array | None = None) -> Physics:

@@ -46,8 +46,9 @@ class Warp:
         self._places = [active.index(i) for i in ids]
         self._host = model
         self.num_envs = num_envs
-        self._model = self._mjx.put_model(model, impl="warp")
-        self._blank = self._mjx.make_data(model, impl="warp")
+        here = jax.local_devices()[0]
+        self._model = self._mjx.put_model(model, here, impl="warp")
+        self._blank = self._mjx.make_data(model, here, impl="warp")
         self._context = self._mjx.create_render_context(
             mjm=model,
             nworld=num_envs,

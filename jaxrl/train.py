@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jaxrl import exits, flags, measuring, rundir, runtime, supervise
+from jaxrl import exits, flags, measuring, rundir, runtime, siblings, supervise
 from jaxrl.config import ConfigError
 from jaxrl.faults import Faults
 from jaxrl.hosts import ALONE, Alone, checked, join
@@ -138,7 +138,7 @@ class StopRequest:
 def main(argv: Sequence[str]) -> int:
     """Runs a command line; returns the exit code."""
     try:
-        command = flags.parse(argv, rundir.origin_of)
+        command = flags.parse(argv, siblings.origin_of)
         if command.action == "supervise":
             return supervise.run(command, argv)
         if command.action in ("train", "dry_run"):
@@ -166,7 +166,8 @@ def train(command: flags.Command, argv: list[str], stop: StopRequest) -> int:
     """Runs it, alone or with the other processes of the run. Raises ConfigError and RunError."""
     if command.action == "train" and not command.config.distributed.coordinator:
         rundir.check_free(command.config.logdir)
-    for line in (f"starting {command.preset} on {command.config.task} ...", *command.notes):
+    tasks = command.config.tasks or command.config.task
+    for line in (f"starting {command.preset} on {tasks} ...", *command.notes):
         say(line)
     runtime.prepare(command.config)
     command, hosts = joined(command)

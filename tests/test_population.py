@@ -10,7 +10,8 @@ import pytest
 import small
 from small import TINY, assert_same_arrays, assert_same_rows, make_learner, run
 
-from jaxrl import config, learners, roster, runtime, train
+from jaxrl import config, learners, roster, runtime, siblings, train
+from jaxrl.changes import Origin
 from jaxrl.config import ConfigError
 from jaxrl.learners import dreamer
 from jaxrl.runtime import SEVERAL
@@ -199,6 +200,28 @@ def test_folder_of_a_population_without_its_members(tmp_path, capsys):
     (tmp_path / "toy_clock-0" / "config.json").write_text("{}")
     assert train.main([*TINY, f"--logdir={tmp_path}"]) == 2
     assert "holds several runs; name one, or all --seeds and --tasks" in capsys.readouterr().err
+
+
+def test_saved_settings_go_on(tmp_path):
+    """As those of a single run do: the members' preset and tasks need not be named again."""
+    flags = ("--tasks=toy_clock,toy_catch", "--env.action_repeat=1", "--agent=random", "--eval_every=0")
+    words = [*TINY, *flags, "--seeds=1,2", f"--logdir={tmp_path}"]
+    for task, size in (("toy_clock", 48), ("toy_catch", 64)):
+        alone = [x for x in words if not x.startswith("--tasks")]
+        assert train.main([*alone, f"--tasks={task}", f"--env.size={size}", "--steps=8"]) == 0
+    names = {x.name for x in tmp_path.iterdir()}
+    again = ["--seeds=1,2", f"--logdir={tmp_path}", "--steps=16", "--terminal.style=off"]
+    assert train.main([*again, "--task=toy_catch"]) == 0
+    assert train.main([*again, "--task=toy_clock"]) == 0
+    assert {x.name for x in tmp_path.iterdir()} == names and len(names) == 4
+    for name in names:
+        member = small.Run(tmp_path / name)
+        settings = json.loads((member.path / "config.json").read_text())
+        assert member.note["config"] == "debug" and [x["step"] for x in member.note["starts"]] == [0, 8]
+        assert settings["env.size"] == (64 if "catch" in name else 48)
+    given = {"seeds": "1", "logdir": str(tmp_path)}
+    origin = siblings.origin_of(Origin(config=config.Config(), given=given, preset="atari100k"), False)
+    assert origin.given["tasks"] == "toy_catch,toy_clock" and origin.preset == "debug"
 
 
 def test_ranges_of_seeds():

@@ -116,7 +116,8 @@ def with_environments(
     env = opened()
     sets = [x.spaces.action for x in env]
     sizes = [x.n for x in sets if isinstance(x, Discrete) and x.own is None]
-    if len(sizes) == len(sets) and len(set(sizes)) > 1:
+    games = all(x.config.task.startswith("atari_") for x in members.values())
+    if games and len(sizes) == len(sets) and len(set(sizes)) > 1:
         shared = {"env.actions": max(sizes)}
         members = {
             name: dataclasses.replace(x, config=replace(x.config, shared)) for name, x in members.items()

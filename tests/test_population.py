@@ -173,6 +173,7 @@ def test_too_many_for_the_memory(tmp_path, monkeypatch, capsys):
         (["--seeds=x"], "for example seeds=0-4"),
         (["--tasks=toy_clock,toy_reach"], "differ in what is seen or done"),
         (["--tasks=toy_clock,toy_cloc"], "did you mean toy_clock"),
+        (["--tasks=atari_pong,toy_catch"], "atari_pong-0 and toy_catch-0 differ in what is seen or done"),
         (["--seeds=0,1", JOINT, "--replay.holdout=0.1"], "replay.holdout needs each member alone"),
         (["--seeds=0-2000"], "more than 1024"),
         (

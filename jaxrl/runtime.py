@@ -196,7 +196,7 @@ def connect(wanted: DistributedConfig, hosts: Alone) -> None:
             cluster_detection_method="deactivate",
             initialization_timeout=int(wanted.timeout_s),
             heartbeat_timeout_seconds=silence,
-            shutdown_timeout_seconds=5,
+            shutdown_timeout_seconds=30,
         )
     except (OSError, RuntimeError) as error:
         raise PeerLost(f"distributed.coordinator={wanted.coordinator}: {error}; choose another") from error
@@ -217,6 +217,7 @@ def disconnect(hosts: Alone) -> None:
     hosts.gather(None)
     with contextlib.suppress(RuntimeError):
         jax.distributed.shutdown()
+    hosts.gather(None)  # one that has not heard of its end yet would abort if the service were gone
     if hosts.service is not None:
         hosts.service.kill()
         hosts.service.wait()

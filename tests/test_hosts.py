@@ -151,7 +151,7 @@ def test_a_signal_to_one_stops_all_and_supervisors_bring_back_the_lost(tmp_path,
     """SIGTERM to process 1: all save the same step. Then process 0 is killed: all begin again from there."""
     flags = KINDS["states that are saved"]
     ended = all_of(tmp_path / "run", cache, *flags, of=2, fault=(1, "term@act:5,hang=3@act:6"))
-    assert [x.code for x in ended] == [143, 143]
+    assert [x.code for x in ended] == [143, 143], ended
     run = small.Run(tmp_path / "run")
     stopped = run.note["env_steps"]
     assert run.note["exit"] == "stopped" and 16 <= stopped <= 32

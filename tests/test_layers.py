@@ -25,7 +25,7 @@ ROOMS = (
     + ("actor", "filming", "videos", "reading", "dreams", "samples"),
     ("loop", "lockstep", "abreast", "collect", "onboard", "assembly", "telling", "memory", "rehearsal")
     + ("flags", "commands", "joint"),
-    ("session", "roster", "population", "supervise", "measuring", "trial", "inference", "checks"),
+    ("session", "siblings", "roster", "population", "supervise", "measuring", "trial", "inference", "checks"),
     ("train", "evaluate", "report", "runs", "doctor"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}

@@ -38,7 +38,7 @@ def main(address: str, processes: str, silence_s: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with process 0
     service = _jax.get_distributed_runtime_service(
-        address, int(processes), heartbeat_timeout=int(silence_s), shutdown_timeout=5
+        address, int(processes), heartbeat_timeout=int(silence_s), shutdown_timeout=30
     )
     sys.stdout.buffer.write(READY + b"\n")
     sys.stdout.flush()

@@ -7,7 +7,8 @@ import re
 from jaxrl import rundir
 from jaxrl.changes import Origin
 
-NAME = re.compile(r"(.+)-(\d{1,10})")  # of a member's folder: task and seed
+# Of a member's folder: task and seed. Runs that were given no folder have a time between them.
+NAME = re.compile(r"(\w+)-(\d{1,10})")
 
 
 def origin_of(origin: Origin, named: bool) -> Origin:
@@ -33,9 +34,5 @@ def origin_of(origin: Origin, named: bool) -> Origin:
 
 def members_of(home: pathlib.Path) -> list[tuple[str, int, pathlib.Path]]:
     """Task, seed and run directory of each, in this order."""
-    found = []
-    for path in home.iterdir() if rundir.holds(home, ".") else ():
-        name = NAME.fullmatch(path.name)
-        if name and rundir.holds(path, "config.json"):
-            found.append((name[1], int(name[2]), path))
-    return sorted(found)
+    paths = [file.parent for file in home.glob("*/config.json")]
+    return sorted((name[1], int(name[2]), path) for path in paths if (name := NAME.fullmatch(path.name)))

@@ -220,6 +220,8 @@ def test_saved_settings_go_on(tmp_path):
         settings = json.loads((member.path / "config.json").read_text())
         assert member.note["config"] == "debug" and [x["step"] for x in member.note["starts"]] == [0, 8]
         assert settings["env.size"] == (64 if "catch" in name else 48)
+    (tmp_path / "toy_reach-20260101-120000-0").mkdir()  # a single run beside them
+    (tmp_path / "toy_reach-20260101-120000-0" / "config.json").write_text("{}")
     given = {"seeds": "1", "logdir": str(tmp_path)}
     origin = siblings.origin_of(Origin(config=config.Config(), given=given, preset="atari100k"), False)
     assert origin.given["tasks"] == "toy_catch,toy_clock" and origin.preset == "debug"

@@ -338,4 +338,5 @@ def mib(size: float) -> float:
 
 
 if __name__ == "__main__":
+    runtime.ask_for_huge_pages()
     sys.exit(main())

@@ -192,4 +192,5 @@ def time_policy(learner: Any, spaces: Any, state: Any, calls: int) -> float:
 
 
 if __name__ == "__main__":
+    runtime.ask_for_huge_pages()
     main()

@@ -237,6 +237,7 @@ def train_with(hosts: Alone, command: flags.Command, argv: list[str], stop: Stop
 
 
 if __name__ == "__main__":
+    runtime.ask_for_huge_pages()
     code = main(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more

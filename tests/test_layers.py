@@ -15,7 +15,7 @@ SHORT = sorted([*SOURCES, *(ROOT / "benchmarks").rglob("*.py")])
 
 # From the ground up. A room imports itself and the floors below it.
 ROOMS = (
-    ("__init__", "types", "schema", "looks", "config", "changes", "exits", "glossary"),
+    ("__init__", "types", "schema", "looks", "config", "changes", "exits", "glossary", "hugepages"),
     ("ops", "schedule", "metrics", "runtime", "layout", "keys", "tracker", "stopwatch", "faults", "hosts")
     + ("aggregate", "charts", "profiling", "demand"),
     ("nets", "envs"),

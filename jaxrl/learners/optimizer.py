@@ -133,7 +133,9 @@ def make_optimizer(config: OptConfig) -> optax.GradientTransformation:
         assert params is not None
         packing = Packing(params)
         grads, weights = packing.pack(updates), packing.pack(params)
-        grad_squares, param_squares = packing.squares(grads), packing.squares(weights)
+        # Of each tensor where clipping asks for it, else of all together, which is less work.
+        squares = packing.squares if config.agc else sum_of_squares
+        grad_squares, param_squares = squares(grads), squares(weights)
         norm = jnp.sqrt(grad_squares.sum())
         if config.agc:
             factors = clip_by_tensor(grad_squares, param_squares, config.agc, config.agc_min)
@@ -152,6 +154,11 @@ def make_optimizer(config: OptConfig) -> optax.GradientTransformation:
         return packing.unpack(step), OptState(state.count + 1, inner, *stats)
 
     return optax.GradientTransformation(init, update)
+
+
+def sum_of_squares(matrix: jax.Array) -> jax.Array:
+    """[] of all elements."""
+    return jnp.square(matrix).sum()
 
 
 def rms(norm: jax.Array, packing: Packing) -> jax.Array:

@@ -9,8 +9,9 @@ Three identities are used; none of them changes a parameter, a count or a gradie
   phase by phase. On an image folded to [h/2, w/2, 4c] it is one 3x3 convolution to 4 phases
   (zero-padded taps, 1.44x the products), and the pooling is a maximum over four channel groups.
   It pays where the channels are few, which is where convolutions are least efficient.
-* *Kernel gradient by patches.* XLA:CPU computes kernel gradients on one core; as matrix products
-  of patches that fit the cache it uses all of them. Other backends keep their own convolution.
+* *Kernel gradient by patches.* For kernel gradients XLA:CPU turns the whole batch around in memory; as
+  matrix products of patches that fit the cache those of 3x3 kernels are faster. Other backends keep their
+  own convolution.
 """
 
 import functools
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 PATCHES_FROM = 1024  # pixels per image; smaller images are faster with XLA:CPU's own gradient
+PATCHES_TO = 3  # side of the kernel; of a 5x5 one, patches are 25 times the image
 PATCH_ROWS = 4096  # pixels per patch matrix: 1.7 MB at 108 columns, so that it stays in the cache
 
 
@@ -52,7 +54,7 @@ def _conv_cpu_forward(x, kernel):
 
 def _conv_cpu_backward(residuals, dy):
     x, kernel = residuals
-    if x.shape[1] * x.shape[2] < PATCHES_FROM:
+    if x.shape[1] * x.shape[2] < PATCHES_FROM or kernel.shape[0] > PATCHES_TO:
         return jax.vjp(_conv, x, kernel)[1](dy)
     flipped = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
     return _conv(dy, flipped), kernel_gradient(x, dy, kernel.shape[0])

@@ -10,8 +10,8 @@ drawing a batch from replay is not in it. Pixels, actions and rewards are random
   compile_s            tracing, lowering and compiling the update
   updates_per_s        median over `repeats` blocks of `block` updates; `spread` is (most - least) / median
   cpu_s_per_update     of all threads
-  flops_per_update     matrix products and convolutions of the algorithm, counted on the jaxpr; on a CPU more
-                       are made (see jaxrl/ops/conv_valid.py), which count for nothing here
+  flops_per_update     matrix products and convolutions of the algorithm, counted on the jaxpr; what the form
+                       of them on a CPU makes more (see jaxrl/ops/conv_valid.py) counts for nothing here
   share_of_peak        of the best rate of a large matrix product in this process
   temp_mib             scratch memory of the update, as the compiler states it
   policy_ms            a decision of 1 environment, numpy to numpy: median of `policy_calls`

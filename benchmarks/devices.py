@@ -169,4 +169,5 @@ def sent(text: str) -> dict[str, int]:
 
 
 if __name__ == "__main__":
+    runtime.ask_for_huge_pages()
     sys.exit(main())

@@ -144,4 +144,5 @@ def measure(parts: Parts, count: int, args: argparse.Namespace) -> list[dict[str
 
 
 if __name__ == "__main__":
+    runtime.ask_for_huge_pages()
     main()

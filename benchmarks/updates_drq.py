@@ -132,7 +132,7 @@ def time_learner(args: argparse.Namespace, config: Config, machine: runtime.Mach
         "update_s": [round(x, 4) for x in wall[1:]],
         "cpu_s_per_update": round(statistics.median(cpu[1:]), 4),
         "peak_rss_mib": record.peak_rss_mib(),
-        "policy_ms": time_policy(learner, spaces, state, args.policy_calls),
+        "policy_ms": time_policy(learner, spaces, state, options, args.policy_calls),
     }
 
 
@@ -170,7 +170,7 @@ def algorithm_flops(learner: Any, state: Any, batch: Any, key: Any) -> float:
     return sum(flops.count(traced.jaxpr).values())
 
 
-def time_policy(learner: Any, spaces: Any, state: Any, calls: int) -> float:
+def time_policy(learner: Any, spaces: Any, state: Any, options: dict[str, Any], calls: int) -> float:
     """Milliseconds of a decision of one environment, numpy in and numpy out."""
     import jax
     import numpy as np
@@ -181,7 +181,7 @@ def time_policy(learner: Any, spaces: Any, state: Any, calls: int) -> float:
     no, reward = np.zeros(1, bool), np.zeros(1, np.float32)
     step = Step(obs=obs, reward=reward, is_first=no, is_last=no, is_terminal=no)
     policy, carry, taken = learner.policy_params(state), learner.initial_carry(1), []
-    act = jax.jit(learner.act, static_argnums=4)
+    act = jax.jit(learner.act, static_argnums=4, compiler_options=options)
     for _ in range(calls + 3):
         began = time.perf_counter()
         out = act(policy, carry, step, jax.random.key(0), "train")

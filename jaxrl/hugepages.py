@@ -6,23 +6,29 @@ model of 1m at 4x32: 237 and 207), and saves no memory. Linux mostly gives huge 
 ("madvise"), and glibc requests them where the environment had said so when the program began.
 """
 
+import os
 import pathlib
+import sys
+from collections.abc import Mapping
 
 SETTING = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-TUNABLES = "GLIBC_TUNABLES"  # the variable
+TUNABLES = "GLIBC_TUNABLES"
 OURS = "glibc.malloc.hugetlb"
+BEGUN = "JAXRL_BEGUN"  # the process that has begun anew already, should the other variable not come through
 
 
-def tunables(given: str, setting: pathlib.Path = SETTING) -> str:
-    """What GLIBC_TUNABLES should be instead of what it is, "" if nothing else.
+def changes(environment: Mapping[str, str], setting: pathlib.Path = SETTING) -> dict[str, str]:
+    """Variables to begin this program anew with, none if it should go on as it is.
 
-    That is where it says something of huge pages itself, and where the kernel does not give them to those who
-    ask and only to them.
+    That is where the environment says something of huge pages itself, where the kernel does not give them to
+    those who ask and only to them, and under a debugger or profiler, which would be lost.
     """
+    given = environment.get(TUNABLES, "")
+    if OURS in given or environment.get(BEGUN) == str(os.getpid()) or sys.gettrace() or sys.getprofile():
+        return {}
     try:
-        on_request = "[madvise]" in setting.read_text()
+        if "[madvise]" not in setting.read_text():
+            return {}
     except OSError:
-        return ""
-    if not on_request or OURS in given:
-        return ""
-    return ":".join(x for x in (given, f"{OURS}=1") if x)
+        return {}
+    return {TUNABLES: ":".join(x for x in (given, f"{OURS}=1") if x), BEGUN: str(os.getpid())}

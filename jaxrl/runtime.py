@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # XLA:CPU's concurrency-optimised schedule keeps up to twice the activations alive and gains no time. Only the
 # environment turns it off: as a compiler option it is ignored (jaxlib 0.10.2).
 SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
+# What YNNPACK runs: by default convolutions too, on one core; left to Eigen they use all, in half the time.
+YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 SEVERAL = "--xla_force_host_platform_device_count"  # makes a CPU pose as several devices
 PLATFORMS = {"auto": "", "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 # Tracing makes millions of small objects that live on: at the usual thresholds a sixth of a start goes into
@@ -90,16 +92,14 @@ def prepare(config: Config) -> None:
 
 def ask_for_huge_pages() -> None:
     """Begins this program once more, as the same process, where `hugepages` has something to change."""
-    if tunables := hugepages.tunables(os.environ.get(hugepages.TUNABLES, "")):
-        os.environ[hugepages.TUNABLES] = tunables
+    if sys.executable and (changes := hugepages.changes(os.environ)):
         with contextlib.suppress(OSError):  # it runs as well without
-            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | changes)
 
 
 def flags_are_known() -> bool:
     """XLA ends the process at a flag that it does not know, so flags are set only where they were tried."""
-    version = metadata.version("jaxlib").split(".")
-    return (0, 10) <= (int(version[0]), int(version[1])) <= (0, 11)
+    return (0, 10) <= tuple(map(int, metadata.version("jaxlib").split(".")[:2])) <= (0, 11)
 
 
 def start(config: Config, hosts: Alone = ALONE) -> Machine:
@@ -248,9 +248,10 @@ def compiler_options(platform: str) -> dict[str, bool | str]:
     if platform != "cpu":
         return {}
     # The newer emitters take 0.9 GB and half as much time again to compile an update; no gain in speed.
-    # YNNPACK by default runs convolutions too, on one core; left to Eigen they use all, in half the time.
-    ynn = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-    return {"xla_cpu_use_fusion_emitters": False, "xla_cpu_experimental_ynn_fusion_type": ynn}
+    options: dict[str, bool | str] = {"xla_cpu_use_fusion_emitters": False}
+    if YNNPACK not in os.environ.get("XLA_FLAGS", "") and flags_are_known():
+        options[YNNPACK] = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    return options
 
 
 def cache_folder(setting: str) -> str:

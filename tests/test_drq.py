@@ -192,38 +192,57 @@ def test_weights_start_orthogonal():
     assert not np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("shape", [(3, 84, 84, 9), (2, 33, 40, 4), (8, 15, 16, 1)])
-def test_the_fast_encoder_is_the_plain_one(shape):
-    """Outputs and gradients, for odd and even sides and numbers of images."""
-    draw, dtype = np.random.default_rng(0), jnp.float32
-    images = draw.integers(0, 256, shape, np.uint8)
-    ins = (shape[-1], 8, 8, 8)
-    layers = [
+def encoder_layers(draw, c_in: int, dtype=jnp.float32) -> list[conv_valid.Layer]:
+    return [
         conv_valid.Layer(
             jnp.asarray(draw.normal(size=(3, 3, i, 8)) / np.sqrt(4.5 * i), dtype),
             jnp.asarray(draw.normal(size=8) / 10, dtype),
         )
-        for i in ins
+        for i in (c_in, 8, 8, 8)
     ]
+
+
+@pytest.mark.parametrize("cache", [0, 1 << 30])  # a few images at a time, and all of them
+@pytest.mark.parametrize("shape", [(3, 84, 84, 9), (16, 33, 40, 4), (4, 15, 16, 1)])
+def test_the_fast_encoder_is_the_plain_one(shape, cache, monkeypatch):
+    """Outputs and gradients, for odd and even sides and numbers of images."""
+    monkeypatch.setattr(conv_valid, "CACHE", cache)
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, shape, np.uint8)
+    layers = encoder_layers(draw, shape[-1])
     h, w = ((x - 1) // 2 - 6 for x in shape[1:3])
     weight = draw.normal(size=(shape[0], h, w, 8))
     forms = (conv_valid.plain, conv_valid._encode)
 
     @quick
     def both(layers):
-        return [
-            jax.value_and_grad(lambda p, f=f: ((y := f(images, p)) * weight).sum() + 0 * y.shape[0])(layers)
-            for f in forms
-        ], [f(images, layers) for f in forms]
+        gradients = [jax.grad(lambda p, f=f: (f(images, p) * weight).sum())(layers) for f in forms]
+        return gradients, [f(images, layers) for f in forms]
 
     grads, outputs = both(layers)
     assert outputs[0].shape == weight.shape
     params = {"image": {f"conv{i}": {"kernel": x.kernel, "bias": x.bias} for i, x in enumerate(layers)}}
     want = reference.features(reference.as_float64(params), {"image": images}, ["image"], [])["image"]
-    for (_, grad), output in zip(grads, outputs, strict=True):
+    for grad, output in zip(grads, outputs, strict=True):
         np.testing.assert_allclose(output.reshape(shape[0], -1), want, atol=2e-5)
-        for a, b in zip(jax.tree.leaves(grad), jax.tree.leaves(grads[0][1]), strict=True):
+        for a, b in zip(jax.tree.leaves(grad), jax.tree.leaves(grads[0]), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(b).max())  # a ReLU may tip at rounding
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_the_fast_encoder_in_bfloat16(dtype):
+    """Its gradients are sums in f32: near those of f32, for pixels of either kind; none flow to these."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (16, 21, 24, 3), np.uint8).astype(dtype)
+    layers = encoder_layers(draw, 3)
+    coarse = jax.tree.map(lambda x: x.astype(jnp.bfloat16), layers)
+    run = quick(jax.grad(lambda p, x: conv_valid._encode(x, p).astype(jnp.float32).sum()))
+    for a, b in zip(jax.tree.leaves(run(coarse, images)), jax.tree.leaves(run(layers, images)), strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.float32(a), b, atol=0.05 * np.abs(b).max())
+    if dtype == np.float32:
+        still = quick(jax.grad(lambda x: conv_valid._encode(x, layers).sum()))(images)
+        assert not np.any(still)
 
 
 def test_images_that_are_too_small_are_refused():

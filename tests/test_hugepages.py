@@ -12,7 +12,7 @@ from jaxrl import hugepages
 PROGRAM = """
 import os, sys
 from jaxrl import hugepages, runtime
-hugepages.tunables.__defaults__ = (__import__("pathlib").Path(sys.argv[1]),)
+hugepages.changes.__defaults__ = (__import__("pathlib").Path(sys.argv[1]),)
 print("begins", flush=True)
 runtime.ask_for_huge_pages()
 print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), *sys.argv[2:])
@@ -20,11 +20,10 @@ print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), *sys.argv[2:])
 LARGE = """
 from jaxrl import runtime
 runtime.ask_for_huge_pages()
-import numpy as np
-block = np.ones(64 << 20, np.uint8)
+block = b"x" * (64 << 20)
 print(next(x.split()[1] for x in open("/proc/self/smaps_rollup") if x.startswith("AnonHugePages")))
 """
-WITHOUT = {k: v for k, v in os.environ.items() if k != hugepages.TUNABLES}
+WITHOUT = {k: v for k, v in os.environ.items() if k not in (hugepages.TUNABLES, hugepages.BEGUN)}
 
 
 @pytest.fixture
@@ -69,8 +68,22 @@ def test_nothing_begins_anew_where_it_would_change_nothing(setting, text):
     assert (times, said[0]) == (1, "None")
 
 
-@pytest.mark.skipif(not hugepages.tunables(""), reason="the kernel does not give huge pages on request")
-def test_large_blocks_lie_in_huge_pages():
+def test_once_is_enough(setting):
+    """Where GLIBC_TUNABLES does not come through, as with a Python that has capabilities."""
+    env = {hugepages.BEGUN: str(os.getpid())}
+    assert not hugepages.changes(env, setting)
+    assert hugepages.changes({hugepages.BEGUN: "1"}, setting)  # a child of one that has begun anew
+
+
+def test_not_under_a_debugger(setting, monkeypatch):
+    monkeypatch.setattr(sys, "gettrace", lambda: print)
+    assert not hugepages.changes({}, setting)
+
+
+@pytest.mark.skipif(not hugepages.changes({}), reason="the kernel does not give huge pages on request")
+@pytest.mark.parametrize("refused", [False, True])
+def test_large_blocks_lie_in_huge_pages(refused):
+    env = WITHOUT | ({hugepages.TUNABLES: "glibc.malloc.hugetlb=0"} if refused else {})
     program = [sys.executable, "-c", LARGE]
-    found = subprocess.run(program, env=WITHOUT, capture_output=True, text=True, check=True)
-    assert int(found.stdout) > 32 << 10  # KiB
+    found = subprocess.run(program, env=env, capture_output=True, text=True, check=True)
+    assert (int(found.stdout) > 32 << 10) != refused  # KiB

@@ -141,7 +141,7 @@ def make_optimizer(config: OptConfig) -> optax.GradientTransformation:
             factors = clip_by_tensor(grad_squares, param_squares, config.agc, config.agc_min)
             grads = grads * packing.by_row(factors)
         if config.clip:
-            left = jnp.sqrt(jnp.square(grads).sum()) if config.agc else norm
+            left = jnp.sqrt(sum_of_squares(grads)) if config.agc else norm
             grads = grads * jnp.minimum(1, config.clip / jnp.maximum(left, 1e-20))
         step, inner = scale.update(grads, state.inner)
         step, lr = jnp.asarray(step), jnp.asarray(rate(state.count))

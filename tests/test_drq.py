@@ -15,6 +15,7 @@ from jaxrl.learners import make
 from jaxrl.learners.drq import shared
 from jaxrl.learners.drq.continuous import DrqV2, clamp
 from jaxrl.ops import conv_valid
+from jaxrl.ops.product import product
 from jaxrl.types import ArraySpec, Continuous, Horizon, Spaces, Step, Transitions
 
 # Fast to compile; the graph is optimised as always, only the code for the processor is not.
@@ -227,6 +228,24 @@ def test_the_fast_encoder_is_the_plain_one(shape, cache, monkeypatch):
         np.testing.assert_allclose(output.reshape(shape[0], -1), want, atol=2e-5)
         for a, b in zip(jax.tree.leaves(grad), jax.tree.leaves(grads[0]), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(b).max())  # a ReLU may tip at rounding
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("rows", [15, 16, 64, 65])  # as a convolution between 16 and 64
+def test_the_shared_product_is_the_plain_one(rows, dtype):
+    """And its gradients; in float64, by NumPy."""
+    draw = np.random.default_rng(rows)
+    x, kernel, dy = (draw.normal(size=s) for s in ((rows, 4_096), (4_096, 50), (rows, 50)))
+    x, kernel = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
+    run = quick(lambda x, w: (product(x, w), jax.grad(lambda x, w: (product(x, w) * dy).sum(), (0, 1))(x, w)))
+    assert ("convolution" in run.lower(x, kernel).compile().as_text()) == (16 <= rows <= 64)
+    y, (dx, dkernel) = run(x, kernel)
+    a, b = (np.asarray(v, np.float64) for v in (x, kernel))
+    assert y.dtype == jnp.float32 and (dx.dtype, dkernel.dtype) == (dtype, dtype)
+    np.testing.assert_allclose(y, a @ b, atol=1e-3)
+    near = 1e-3 if dtype == jnp.float32 else 0.1
+    np.testing.assert_allclose(np.float64(dx), dy @ b.T, atol=near * 10)
+    np.testing.assert_allclose(np.float64(dkernel), a.T @ dy, atol=near * 10)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

@@ -93,8 +93,8 @@ def test_many_steps(name):
     def descend(params):
         def one(carry, i):
             params, state = carry
-            updates, state = optimizer.update(gradient(params, i, jnp), state, params)
-            return (jax.tree.map(jnp.add, params, updates), state), state.count
+            made = optimizer.descend(gradient(params, i, jnp), state, params, True)
+            return (made.params, made.state), made.state.count
 
         return jax.lax.scan(one, (params, optimizer.init(params)), jnp.arange(STEPS))
 
@@ -121,29 +121,67 @@ def test_the_first_step_is_the_sign_of_the_gradient():
     params = jax.tree.map(jnp.float32, params)
     optimizer = make_optimizer(OptConfig(lr=0.01, warmup=0))
     grads = gradient(params, 0, jnp)
-    updates, state = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
-    jax.tree.map(lambda u, g: np.testing.assert_allclose(u, -0.01 * np.sign(g), rtol=1e-3), updates, grads)
+    made = jax.jit(optimizer.descend)(grads, optimizer.init(params), params, True)
+    jax.tree.map(
+        lambda new, old, g: np.testing.assert_allclose(new - old, -0.01 * np.sign(g), rtol=1e-3, atol=1e-6),
+        *(made.params, params, grads),
+    )
     flat = np.concatenate([np.ravel(x) for x in jax.tree.leaves(grads)]).astype(np.float64)
-    np.testing.assert_allclose(state.grad_norm, np.sqrt((flat**2).sum()), rtol=1e-5)
-    np.testing.assert_allclose(state.grad_rms, np.sqrt((flat**2).mean()), rtol=1e-5)
-    np.testing.assert_allclose(state.update_rms, 0.01, rtol=1e-3)
-    weights = np.concatenate([np.ravel(x) for x in jax.tree.leaves(params)]).astype(np.float64)
-    np.testing.assert_allclose(state.param_rms, np.sqrt((weights**2).mean()), rtol=1e-5)
+    np.testing.assert_allclose(made.stats.grad_norm, np.sqrt((flat**2).sum()), rtol=1e-5)
+    np.testing.assert_allclose(made.stats.grad_rms, np.sqrt((flat**2).mean()), rtol=1e-5)
+    np.testing.assert_allclose(made.stats.update_rms, 0.01, rtol=1e-3)
+    assert made.finite and tuple(made.stats) == made.state[2:]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_size_of_the_parameters(name):
+    """Before the step where they are packed for it, else after."""
+    start, gradient = toy()
+    params, optimizer = jax.tree.map(jnp.float32, start), make_optimizer(CONFIGS[name])
+    grads = gradient(params, 0, jnp)
+    made = jax.jit(optimizer.descend)(grads, optimizer.init(params), params, True)
+    packed = CONFIGS[name].agc or CONFIGS[name].weight_decay
+    tensors = jax.tree.leaves(params if packed else made.params)
+    weights = np.concatenate([np.ravel(x) for x in tensors]).astype(np.float64)
+    np.testing.assert_allclose(made.stats.param_rms, np.sqrt((weights**2).mean()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("why", ["gradient", "loss"])
+def test_a_step_that_may_not_be_made_leaves_every_bit(name, why):
+    """And the next one is made as if it had never been tried."""
+    start, gradient = toy()
+    optimizer = make_optimizer(CONFIGS[name])
+    descend = jax.jit(optimizer.descend)
+    params = jax.tree.map(jnp.float32, start)
+    before = descend(gradient(params, 0, jnp), optimizer.init(params), params, True)
+    grads = gradient(before.params, 1, jnp)
+    bad = jax.tree.map(jnp.copy, grads)
+    if why == "gradient":
+        bad["conv"]["kernel"] = bad["conv"]["kernel"].at[0, 0, 0, 0].set(jnp.inf)
+    made = descend(bad, before.state, before.params, why == "gradient")
+    assert not made.finite and np.isfinite(made.stats.grad_norm) == (why == "loss")
+    assert np.isnan(made.stats.update_rms) and made.state.count == 1
+    for a, b in zip(jax.tree.leaves(made[:2]), jax.tree.leaves(before[:2]), strict=True):
+        np.testing.assert_array_equal(np.asarray(a).tobytes(), np.asarray(b).tobytes())
+    again, straight = (descend(grads, x.state, x.params, True) for x in (made, before))
+    assert again.finite and int(again.state.inner.count) == 2
+    jax.tree.map(np.testing.assert_array_equal, again[:2], straight[:2])
 
 
 @pytest.mark.parametrize("agc_min", [1e-3, 1e-8])
 def test_no_gradient_is_no_step(agc_min):
     params = jax.tree.map(jnp.float32, toy()[0])
     optimizer = make_optimizer(OptConfig(lr=0.01, warmup=0, agc_min=agc_min))
-    updates, _ = jax.jit(optimizer.update)(
-        jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
-    )
-    assert all((np.asarray(x) == 0).all() for x in jax.tree.leaves(updates))
+    grads = jax.tree.map(jnp.zeros_like, params)
+    made = jax.jit(optimizer.descend)(grads, optimizer.init(params), params, True)
+    assert made.finite and made.state.count == 1
+    jax.tree.map(np.testing.assert_array_equal, made.params, params)
 
 
 def test_clipping_is_by_tensor():
     """With momentum and normalisation as good as off, steps show the clipped gradient."""
-    config = OptConfig(lr=1.0, warmup=0, name="adam", beta1=0.0, beta2=0.0, eps=1e6)
+    config = OptConfig(lr=1.0, warmup=0, name="adam", beta1=0.0, beta2=0.0, eps=1e3)
     params = {"a": {"kernel": jnp.ones((3, 3))}, "b": {"kernel": jnp.zeros(2)}, "c": {"kernel": jnp.ones(4)}}
     grads = {
         "a": {"kernel": jnp.full((3, 3), 5.0)},
@@ -151,8 +189,8 @@ def test_clipping_is_by_tensor():
         "c": {"kernel": jnp.ones(4) / 10},
     }
     optimizer = make_optimizer(config)
-    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
-    norms = {k: 1e6 * float(jnp.linalg.norm(x["kernel"])) for k, x in updates.items()}
+    made = jax.jit(optimizer.descend)(grads, optimizer.init(params), params, True)
+    norms = {k: 1e3 * float(jnp.linalg.norm(x["kernel"] - params[k]["kernel"])) for k, x in made.params.items()}
     # 0.3 |p|, 0.3 times the smallest norm, untouched
     np.testing.assert_allclose([norms["a"], norms["b"], norms["c"]], [0.9, 3e-4, 0.2], rtol=1e-3)
 

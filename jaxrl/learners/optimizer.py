@@ -4,7 +4,8 @@ All tensors are packed into one matrix, and everything works on that: a model ha
 as many kernels per operation and per norm would cost more to compile and to launch than to run.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,35 +13,69 @@ import numpy as np
 import optax
 
 from jaxrl.config import OptConfig
+from jaxrl.types import Params
 
 WIDTH = 64  # columns of the packed matrix; tensors begin on new rows
 
 
 class LaPropState(NamedTuple):
     count: jax.Array  # [] i32, updates so far
-    rms: optax.Params  # second moments of the gradient, f32
-    momentum: optax.Params  # first moments of the normalised gradient, f32
+    rms: jax.Array  # second moments of the gradient, f32, packed
+    momentum: jax.Array  # first moments of the normalised gradient, f32, packed
 
 
 class OptState(NamedTuple):
     count: jax.Array  # [] i32, updates so far
-    inner: optax.OptState  # of LaProp or Adam, on the packed matrix
-    grad_norm: jax.Array  # [] f32, of the newest gradient, before clipping
-    grad_rms: jax.Array  # [] f32
-    update_rms: jax.Array  # [] f32, of the newest step
-    param_rms: jax.Array  # [] f32, before it
+    inner: LaPropState | optax.ScaleByAdamState  # on the packed matrix
+    grad_norm: jax.Array  # [] f32, these four as in Stats, of the newest update that was made
+    grad_rms: jax.Array
+    update_rms: jax.Array
+    param_rms: jax.Array
+
+
+class Stats(NamedTuple):
+    """Of one update, whether it was made or not; each [] f32."""
+
+    grad_norm: jax.Array  # before clipping
+    grad_rms: jax.Array
+    update_rms: jax.Array  # of the step; NaN if there was none
+    param_rms: jax.Array  # before it with clipping by tensor or decay, after it with neither
+
+
+class Descent(NamedTuple):
+    """What one update made."""
+
+    params: Params
+    state: OptState
+    finite: jax.Array  # [] bool; if not, params and state are as they were
+    stats: Stats
+
+
+class Optimizer(NamedTuple):
+    """Descends. Whether it may is decided inside, where it costs no pass over the state to hold still."""
+
+    init: Callable[[Params], OptState]
+    # (gradients, state, params, proceed [] bool) -> Descent; no step if the gradients are not finite either
+    descend: Callable[[Params, OptState, Params, jax.Array], Descent]
+
+
+class Scale(NamedTuple):
+    """Makes directions of gradients."""
+
+    init: Callable[[jax.Array], Any]  # packed matrix -> state
+    scale: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, Any]]  # (gradients, state, finite)
 
 
 class Packing:
     """A tree of tensors as one matrix [rows, WIDTH], each tensor padded with zeros to whole rows."""
 
-    def __init__(self, tree: optax.Params):
+    def __init__(self, tree: Params):
         self.leaves, self.structure = jax.tree.flatten(tree)
         self.rows = [-(-leaf.size // WIDTH) for leaf in self.leaves]
         self.ends = np.cumsum(self.rows)
         self.size = sum(leaf.size for leaf in self.leaves)
 
-    def pack(self, tree: optax.Params) -> jax.Array:
+    def pack(self, tree: Params) -> jax.Array:
         parts = []
         for leaf, rows in zip(jax.tree.leaves(tree), self.rows, strict=True):
             parts.append(leaf.reshape(-1))
@@ -48,7 +83,7 @@ class Packing:
                 parts.append(jnp.zeros(rest, leaf.dtype))
         return jnp.concatenate(parts).reshape(-1, WIDTH)
 
-    def unpack(self, matrix: jax.Array) -> optax.Params:
+    def unpack(self, matrix: jax.Array) -> Params:
         vector, parts = matrix.reshape(-1), []
         for leaf, rows, end in zip(self.leaves, self.rows, self.ends.tolist(), strict=True):
             start = (end - rows) * WIDTH
@@ -59,6 +94,10 @@ class Packing:
         """[tensors, rows] bool: which rows are whose. Computed, not stored: it fuses into its use."""
         row, ends = jnp.arange(self.ends[-1]), jnp.asarray(self.ends)[:, None]
         return (row < ends) & (row >= ends - jnp.asarray(self.rows)[:, None])
+
+    def rms(self, norm: jax.Array) -> jax.Array:
+        """Root mean square of a tree, from its norm."""
+        return norm / np.sqrt(self.size)
 
     def squares(self, matrix: jax.Array) -> jax.Array:
         """[tensors] sum of squares of each tensor."""
@@ -80,7 +119,7 @@ def clip_by_tensor(grad_squares: jax.Array, param_squares: jax.Array, clip: floa
     return 1 / jnp.maximum(1, jnp.sqrt(grad_squares) / limit)
 
 
-def scale_by_laprop(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
+def laprop(config: OptConfig) -> Scale:
     """Momentum of the normalised gradient (Adam with the two steps in the other order).
 
         v <- β2 v + (1 - β2) g²,       u = g / (sqrt(v / (1 - β2^t)) + eps)
@@ -89,21 +128,45 @@ def scale_by_laprop(beta1: float, beta2: float, eps: float) -> optax.GradientTra
     Source: Ziyin et al. 2020, "LaProp".
     """
 
-    def init(params):
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return LaPropState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
+    def init(matrix):
+        return LaPropState(jnp.zeros((), jnp.int32), jnp.zeros_like(matrix), jnp.zeros_like(matrix))
 
-    def update(updates, state, params=None):
-        del params
-        count = state.count + 1
-        rms = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.rms, updates)
-        unbias = 1 - beta2 ** count.astype(jnp.float32)
-        scaled = jax.tree.map(lambda g, v: g / (jnp.sqrt(v / unbias) + eps), updates, rms)
-        momentum = jax.tree.map(lambda m, u: beta1 * m + (1 - beta1) * u, state.momentum, scaled)
-        unbias = 1 - beta1 ** count.astype(jnp.float32)
-        return jax.tree.map(lambda m: m / unbias, momentum), LaPropState(count, rms, momentum)
+    def scale(g, state, finite):
+        t = (state.count + 1).astype(jnp.float32)
+        v = averaged(state.rms, jnp.square(g), config.beta2, finite)
+        u = g / (jnp.sqrt(v / (1 - config.beta2**t)) + config.eps)
+        m = averaged(state.momentum, u, config.beta1, finite)
+        return m / (1 - config.beta1**t), LaPropState(state.count + finite, v, m)
 
-    return optax.GradientTransformation(init, update)
+    return Scale(init, scale)
+
+
+def adam(config: OptConfig) -> Scale:
+    """First moment by the root of the second.
+
+        m <- β1 m + (1 - β1) g,        v <- β2 v + (1 - β2) g²
+        output m / (1 - β1^t) / (sqrt(v / (1 - β2^t)) + eps)
+
+    Source: Kingma and Ba 2015, "Adam"; the state is that of optax.
+    """
+
+    def init(matrix):
+        zeros = jnp.zeros_like(matrix), jnp.zeros_like(matrix)
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), *zeros)
+
+    def scale(g, state, finite):
+        t = (state.count + 1).astype(jnp.float32)
+        m = averaged(state.mu, g, config.beta1, finite)
+        v = averaged(state.nu, jnp.square(g), config.beta2, finite)
+        direction = m / (1 - config.beta1**t) / (jnp.sqrt(v / (1 - config.beta2**t)) + config.eps)
+        return direction, optax.ScaleByAdamState(state.count + finite, m, v)
+
+    return Scale(init, scale)
+
+
+def averaged(mean: jax.Array, new: jax.Array, beta: float, finite: jax.Array) -> jax.Array:
+    """mean β + new (1 - β), or the mean itself, bit for bit, if not `finite`; then `new` is 0."""
+    return jnp.where(finite, beta, 1) * mean + (1 - beta) * new
 
 
 def learning_rate(config: OptConfig) -> optax.Schedule:
@@ -119,41 +182,50 @@ def learning_rate(config: OptConfig) -> optax.Schedule:
     return schedule
 
 
-def make_optimizer(config: OptConfig) -> optax.GradientTransformation:
-    """Clipping, LaProp or Adam, decoupled weight decay on kernels, learning rate; state: OptState."""
+def make_optimizer(config: OptConfig) -> Optimizer:
+    """Clipping, LaProp or Adam, decoupled weight decay on kernels, learning rate."""
     rate = learning_rate(config)
-    scale = scale_by_laprop if config.name == "laprop" else optax.scale_by_adam
-    scale = scale(config.beta1, config.beta2, config.eps)
+    scale = (laprop if config.name == "laprop" else adam)(config)
 
     def init(params):
         packing, zeros = Packing(params), [jnp.zeros(()) for _ in range(4)]
         return OptState(jnp.zeros((), jnp.int32), scale.init(packing.pack(params)), *zeros)
 
-    def update(updates, state, params=None):
-        assert params is not None
+    def descend(grads, state, params, proceed):
         packing = Packing(params)
-        grads, weights = packing.pack(updates), packing.pack(params)
+        grads = packing.pack(grads)
+        weights = packing.pack(params) if config.agc or config.weight_decay else None
         # Of each tensor where clipping asks for it, else of all together, which is less work.
         squares = packing.squares if config.agc else sum_of_squares
-        grad_squares, param_squares = squares(grads), squares(weights)
+        grad_squares = squares(grads)
         norm = jnp.sqrt(grad_squares.sum())
+        finite = proceed & jnp.isfinite(norm)
         if config.agc:
-            factors = clip_by_tensor(grad_squares, param_squares, config.agc, config.agc_min)
+            factors = clip_by_tensor(grad_squares, squares(weights), config.agc, config.agc_min)
             grads = grads * packing.by_row(factors)
         if config.clip:
             left = jnp.sqrt(sum_of_squares(grads)) if config.agc else norm
             grads = grads * jnp.minimum(1, config.clip / jnp.maximum(left, 1e-20))
-        step, inner = scale.update(grads, state.inner)
-        step, lr = jnp.asarray(step), jnp.asarray(rate(state.count))
+        direction, inner = scale.scale(jnp.where(finite, grads, 0), state.inner, finite)
         if config.weight_decay:
             decayed = packing.by_row(jnp.asarray(kernels(params), jnp.float32))
-            step = step + config.weight_decay * decayed * weights
-        step = -lr * step
-        stats = norm, rms(norm, packing), rms(jnp.linalg.norm(step), packing)
-        stats = *stats, rms(jnp.sqrt(param_squares.sum()), packing)
-        return packing.unpack(step), OptState(state.count + 1, inner, *stats)
+            direction = direction + config.weight_decay * decayed * weights
+        lr = jnp.where(finite, rate(state.count), 0)
+        moved = jax.tree.map(lambda p, d: p - lr * d, params, packing.unpack(direction))
+        # Where parameters are packed, their norm is that before: after, it would be a kernel for each tensor
+        # on a GPU. Elsewhere it is that after: before, XLA:CPU would keep a copy of them.
+        size = sum(map(sum_of_squares, jax.tree.leaves(moved))) if weights is None else squares(weights).sum()
+        stats = Stats(
+            grad_norm=norm,
+            grad_rms=packing.rms(norm),
+            # Of the direction: for the step itself XLA would write another array.
+            update_rms=jnp.where(finite, lr * packing.rms(jnp.sqrt(sum_of_squares(direction))), jnp.nan),
+            param_rms=packing.rms(jnp.sqrt(size)),
+        )
+        kept = [jnp.where(finite, a, b) for a, b in zip(stats, state[2:], strict=True)]
+        return Descent(moved, OptState(state.count + finite, inner, *kept), finite, stats)
 
-    return optax.GradientTransformation(init, update)
+    return Optimizer(init, descend)
 
 
 def sum_of_squares(matrix: jax.Array) -> jax.Array:
@@ -161,17 +233,12 @@ def sum_of_squares(matrix: jax.Array) -> jax.Array:
     return jnp.square(matrix).sum()
 
 
-def rms(norm: jax.Array, packing: Packing) -> jax.Array:
-    """Root mean square from a norm."""
-    return norm / np.sqrt(packing.size)
-
-
-def kernels(params: optax.Params) -> list[bool]:
+def kernels(params: Params) -> list[bool]:
     """For each tensor, whether it is a kernel (and not a bias or a scale)."""
     return [path[-1].key == "kernel" for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
 
 
-def by_path(tree: optax.Params) -> dict[str, jax.Array]:
+def by_path(tree: Params) -> dict[str, jax.Array]:
     """Tensors by the path to them, such as dyn/core/kernel."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}

@@ -16,6 +16,7 @@ from jaxrl.config import ConfigError
 from jaxrl.nets.blocks import DType
 from jaxrl.ops.conv import DIMENSIONS
 from jaxrl.ops.conv_valid import SMALLEST, Layer, encode
+from jaxrl.ops.product import product
 from jaxrl.types import ArraySpec, Key, Params
 
 Features = dict[str, jax.Array]  # "image" [B, f] and "vector" [B, d], those that there are
@@ -67,7 +68,7 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.init_kernel, (x.shape[-1], self.features)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return jnp.matmul(x.astype(self.dtype), kernel, preferred_element_type=jnp.float32) + bias
+        return product(x.astype(self.dtype), kernel) + bias
 
 
 class Conv(nn.Module):

@@ -10,12 +10,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxrl.config import Config
 from jaxrl.learners.drq import shared
 from jaxrl.learners.drq.shared import DrqCarry, DrqState, Learned
-from jaxrl.learners.optimizer import make_optimizer
+from jaxrl.learners.optimizer import Optimizer, make_optimizer
 from jaxrl.nets import drq as nets
 from jaxrl.types import (
     ActOutput,
@@ -64,7 +63,7 @@ class DrqV2:
         return nets.Actor(drq.features, drq.hidden, actions, self.dtype)
 
     @functools.cached_property
-    def optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self) -> Optimizer:
         return make_optimizer(self.config.opt)
 
     def init(self, key: Key) -> DrqState:
@@ -142,27 +141,35 @@ class DrqV2:
         obs = shared.augmented(batch.obs, key_obs, drq)
         grad = jax.value_and_grad(self.critic_loss, has_aux=True)
         (critic_loss, (seen, q)), grads = grad(both, obs, batch.action, target)
-        both, opt_critic = shared.descend(self.optimizer, grads, state.opt["critic"], both)
+        descend = functools.partial(self.optimizer.descend, grads, state.opt["critic"], both)
+        ahead = descend(jnp.isfinite(critic_loss))
 
         seen = jax.lax.stop_gradient(seen)
 
         def actor_loss(p):
             u = nets.run(self.actor, p, seen)
-            q = nets.run(self.critic, both["critic"], seen, self.draw(u, noise, key_actor)).min(0)
+            q = nets.run(self.critic, ahead.params["critic"], seen, self.draw(u, noise, key_actor)).min(0)
             excess = jnp.maximum(jnp.abs(u) - STEEP, 0)
             return drq.saturation * jnp.square(excess).sum(-1).mean() - q.mean()
 
         loss, actor_grads = jax.value_and_grad(actor_loss)(params["actor"])
-        actor, opt_actor = shared.descend(self.optimizer, actor_grads, state.opt["actor"], params["actor"])
+        proceed = ahead.finite & jnp.isfinite(loss)
+        actor = self.optimizer.descend(actor_grads, state.opt["actor"], params["actor"], proceed)
+        # Once more, as it is known now whether the actor's step is made, too: of the first time XLA makes only
+        # the parameters, and to keep both and choose would be more passes over the state than this.
+        critic = descend(actor.finite)
+        both = critic.params
         return Learned(
             state=DrqState(
-                params=both | {"actor": actor},
-                slow={"critic": shared.polyak(state.slow["critic"], both["critic"], drq.tau)},
-                opt={"critic": opt_critic, "actor": opt_actor},
+                params=both | {"actor": actor.params},
+                slow=shared.polyak(state.slow, {"critic": both["critic"]}, drq.tau, critic.finite),
+                opt={"critic": critic.state, "actor": actor.state},
             ),
+            finite=actor.finite,
             losses={"critic": critic_loss, "actor": loss},
             grads=grads | {"actor": actor_grads},
-            scalars={"q": q.mean(), "target": target.mean(), "opt/actor_grad_norm": opt_actor.grad_norm},
+            stats=critic.stats,
+            scalars={"q": q.mean(), "target": target.mean(), "opt/actor_grad_norm": actor.stats.grad_norm},
             noise=noise,
         )
 

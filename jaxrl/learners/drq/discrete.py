@@ -16,7 +16,7 @@ import optax
 from jaxrl.config import Config
 from jaxrl.learners.drq import shared
 from jaxrl.learners.drq.shared import DrqCarry, DrqState, Learned
-from jaxrl.learners.optimizer import make_optimizer
+from jaxrl.learners.optimizer import Optimizer, make_optimizer
 from jaxrl.nets import drq as nets
 from jaxrl.types import (
     ActOutput,
@@ -57,7 +57,7 @@ class DrqEps:
         return nets.Dueling(drq.features, drq.hidden, self.actions, dtype)
 
     @functools.cached_property
-    def optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self) -> Optimizer:
         return make_optimizer(self.config.opt)
 
     def init(self, key: Key) -> DrqState:
@@ -126,12 +126,14 @@ class DrqEps:
         target = jax.lax.stop_gradient(batch.reward + batch.discount * best)
         obs = shared.augmented(batch.obs, key_obs, drq)
         (loss, q), grads = jax.value_and_grad(self.loss, has_aux=True)(params, obs, batch.action, target)
-        params, opt = shared.descend(self.optimizer, grads, state.opt["critic"], params)
-        slow = shared.polyak(state.slow, params, drq.tau)
+        made = self.optimizer.descend(grads, state.opt["critic"], params, jnp.isfinite(loss))
+        slow = shared.polyak(state.slow, made.params, drq.tau, made.finite)
         return Learned(
-            state=state.replace(params=params, slow=slow, opt={"critic": opt}),
+            state=state.replace(params=made.params, slow=slow, opt={"critic": made.state}),
+            finite=made.finite,
             losses={"critic": loss},
             grads=grads,
+            stats=made.stats,
             scalars={"q": q.mean(), "target": target.mean()},
             noise=self.noise(batch.agent_steps),
         )

@@ -8,11 +8,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from jaxrl.config import Config, DrqConfig
-from jaxrl.learners.optimizer import OptState, by_path, learning_rate
+from jaxrl.learners.optimizer import OptState, Stats, by_path, learning_rate
 from jaxrl.metrics import Last, Mean, Sum
 from jaxrl.ops.augment import random_intensity, random_shift
 from jaxrl.types import Array, Key, Metrics, Params, Spaces, Step, Transitions, UpdateOutput
@@ -34,11 +33,13 @@ class DrqCarry:
 
 @struct.dataclass(kw_only=True)
 class Learned:
-    """All that one update made, before it is known whether it may stay."""
+    """All that one update made; the state as it was, if a loss or gradient is not finite."""
 
     state: DrqState
+    finite: jax.Array  # [] bool
     losses: dict[str, jax.Array]  # scalars
     grads: Params  # by network
+    stats: Stats  # of the critic
     scalars: dict[str, jax.Array]  # means for metrics, by name
     noise: jax.Array  # [] f32, exploration at this time
 
@@ -97,26 +98,22 @@ def augmented(obs: dict[str, jax.Array], key: Key, drq: DrqConfig) -> dict[str, 
     return found
 
 
-def polyak(slow: Params, params: Params, tau: float) -> Params:
-    """slow + tau (params - slow)."""
-    return jax.tree.map(lambda s, p: s + tau * (p - s), slow, params)
+def polyak(slow: Params, params: Params, tau: float, finite: jax.Array) -> Params:
+    """slow + tau (params - slow), or slow as it is if not `finite`."""
+    return jax.tree.map(lambda s, p: s + jnp.where(finite, tau, 0) * (p - s), slow, params)
 
 
 def update(learn: Learn, config: Config, state: DrqState, batch: Transitions, key: Key) -> UpdateOutput:
-    """What `learn` makes of a batch; nothing, but counted, if a loss or a gradient of it is not finite."""
+    """What `learn` makes of a batch, and its metrics; counted where a loss or gradient is not finite."""
     learned = learn(state, batch, key)
-    numbers = [*learned.losses.values(), *(opt.grad_norm for opt in learned.state.opt.values())]
-    finite = jnp.isfinite(jnp.stack(numbers)).all()
-    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), learned.state, state)
-    critic = learned.state.opt["critic"]
     means = {f"loss/{k}": x for k, x in learned.losses.items()} | learned.scalars
-    means |= {"opt/grad_norm": critic.grad_norm, "opt/update_rms": critic.update_rms}
+    means |= {"opt/grad_norm": learned.stats.grad_norm, "opt/update_rms": learned.stats.update_rms}
     metrics: Metrics = {f"train/{k}": Mean.of(x) for k, x in means.items()}
     metrics["train/noise"] = Last.of(learned.noise)
-    metrics["train/opt/param_rms"] = Last.of(critic.param_rms)
+    metrics["train/opt/param_rms"] = Last.of(learned.stats.param_rms)
     metrics["train/opt/lr"] = Last.of(learning_rate(config.opt)(state.opt["critic"].count))
-    metrics["train/opt/skipped"] = Sum.of(1 - finite)
-    return UpdateOutput(state=new, metrics=metrics, latents=())
+    metrics["train/opt/skipped"] = Sum.of(1 - learned.finite)
+    return UpdateOutput(state=learned.state, metrics=metrics, latents=())
 
 
 def explain(learn: Learn, state: DrqState, batch: Transitions, key: Key) -> dict[str, jax.Array]:
@@ -125,11 +122,3 @@ def explain(learn: Learn, state: DrqState, batch: Transitions, key: Key) -> dict
     numbers = {f"loss/{name}": x for name, x in learned.losses.items()}
     numbers |= {f"grad/{name}": x for name, x in by_path(learned.grads).items()}
     return numbers | {f"param/{name}": x for name, x in by_path(state.params).items()}
-
-
-def descend(
-    optimizer: optax.GradientTransformation, grads: Params, opt: OptState, params: Params
-) -> tuple[Params, OptState]:
-    """One step of the optimiser."""
-    updates, opt = optimizer.update(grads, opt, params)  # pyright: ignore[reportAssignmentType]
-    return optax.apply_updates(params, updates), opt

@@ -451,6 +451,20 @@ def test_a_bad_actor_keeps_the_critic_back_too(world):
     )
 
 
+def test_an_actor_that_alone_is_not_finite_keeps_the_critic_back(world):
+    """Its gradient overflows, when the critic's step has been computed already; means are 0, and finite."""
+    params = jax.tree.map(jnp.asarray, world.out.state.params)
+    head = params["actor"]["head"]
+    head["hidden1"]["kernel"] *= 1e25
+    head["out"]["kernel"] *= 0
+    state = world.out.state.replace(params=params)
+    out = world.update(state, world.batch, world.key)
+    numbers = scalars(out)
+    assert numbers["opt/skipped"] == 1 and not np.isfinite(numbers["opt/actor_grad_norm"])
+    assert all(np.isfinite(numbers[k]) for k in ("loss/critic", "loss/actor", "opt/grad_norm"))
+    assert tree_equal(out.state, state)
+
+
 def test_an_update_is_explained_by_name(world):
     paths = jax.tree_util.tree_flatten_with_path(world.state.params)[0]
     paths = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths}

@@ -165,7 +165,7 @@ def adam(config: OptConfig) -> Scale:
 
 
 def averaged(mean: jax.Array, new: jax.Array, beta: float, finite: jax.Array) -> jax.Array:
-    """mean β + new (1 - β), or the mean itself, bit for bit, if not `finite`; then `new` is 0."""
+    """mean β + new (1 - β), or the mean as it is if not `finite`; then `new` is 0."""
     return jnp.where(finite, beta, 1) * mean + (1 - beta) * new
 
 
@@ -194,7 +194,7 @@ def make_optimizer(config: OptConfig) -> Optimizer:
     def descend(grads, state, params, proceed):
         packing = Packing(params)
         grads = packing.pack(grads)
-        weights = packing.pack(params) if config.agc or config.weight_decay else None
+        packed, weights = config.agc or config.weight_decay, packing.pack(params)  # else nothing uses them
         # Of each tensor where clipping asks for it, else of all together, which is less work.
         squares = packing.squares if config.agc else sum_of_squares
         grad_squares = squares(grads)
@@ -214,7 +214,7 @@ def make_optimizer(config: OptConfig) -> Optimizer:
         moved = jax.tree.map(lambda p, d: p - lr * d, params, packing.unpack(direction))
         # Where parameters are packed, their norm is that before: after, it would be a kernel for each tensor
         # on a GPU. Elsewhere it is that after: before, XLA:CPU would keep a copy of them.
-        size = sum(map(sum_of_squares, jax.tree.leaves(moved))) if weights is None else squares(weights).sum()
+        size = squares(weights).sum() if packed else sum(map(sum_of_squares, jax.tree.leaves(moved)))
         stats = Stats(
             grad_norm=norm,
             grad_rms=packing.rms(norm),

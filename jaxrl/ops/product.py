@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-TASK = 64  # rows and columns; an output no larger is one task of YNNPACK, and one core's, however long its sums
+TASK = 64  # rows and columns; an output no larger is one task of YNNPACK, however long its sums
 FEW = 16  # rows of which one core needs so little time that there is nothing to share
 LONG = 4096  # terms of a sum
 

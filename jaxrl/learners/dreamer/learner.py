@@ -5,7 +5,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from jaxrl.config import Config

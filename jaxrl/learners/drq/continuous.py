@@ -155,8 +155,8 @@ class DrqV2:
         loss, actor_grads = jax.value_and_grad(actor_loss)(params["actor"])
         proceed = ahead.finite & jnp.isfinite(loss)
         actor = self.optimizer.descend(actor_grads, state.opt["actor"], params["actor"], proceed)
-        # Once more, as it is known now whether the actor's step is made, too: of the first time XLA makes only
-        # the parameters, and to keep both and choose would be more passes over the state than this.
+        # Once more, as it is known now whether the actor's step is made, too: of the first time XLA makes
+        # only the parameters, and to keep both and choose would be more passes over the state than this.
         critic = descend(actor.finite)
         both = critic.params
         return Learned(

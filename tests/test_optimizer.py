@@ -93,8 +93,8 @@ def test_many_steps(name):
     def descend(params):
         def one(carry, i):
             params, state = carry
-            made = optimizer.descend(gradient(params, i, jnp), state, params, True)
-            return (made.params, made.state), made.state.count
+            step = optimizer.descend(gradient(params, i, jnp), state, params, True)
+            return (step.params, step.state), step.state.count
 
         return jax.lax.scan(one, (params, optimizer.init(params)), jnp.arange(STEPS))
 
@@ -121,16 +121,16 @@ def test_the_first_step_is_the_sign_of_the_gradient():
     params = jax.tree.map(jnp.float32, params)
     optimizer = make_optimizer(OptConfig(lr=0.01, warmup=0))
     grads = gradient(params, 0, jnp)
-    made = jax.jit(optimizer.descend)(grads, optimizer.init(params), params, True)
+    step = jax.jit(optimizer.descend)(grads, optimizer.init(params), params, True)
     jax.tree.map(
         lambda new, old, g: np.testing.assert_allclose(new - old, -0.01 * np.sign(g), rtol=1e-3, atol=1e-6),
-        *(made.params, params, grads),
+        *(step.params, params, grads),
     )
     flat = np.concatenate([np.ravel(x) for x in jax.tree.leaves(grads)]).astype(np.float64)
-    np.testing.assert_allclose(made.stats.grad_norm, np.sqrt((flat**2).sum()), rtol=1e-5)
-    np.testing.assert_allclose(made.stats.grad_rms, np.sqrt((flat**2).mean()), rtol=1e-5)
-    np.testing.assert_allclose(made.stats.update_rms, 0.01, rtol=1e-3)
-    assert made.finite and tuple(made.stats) == made.state[2:]
+    np.testing.assert_allclose(step.stats.grad_norm, np.sqrt((flat**2).sum()), rtol=1e-5)
+    np.testing.assert_allclose(step.stats.grad_rms, np.sqrt((flat**2).mean()), rtol=1e-5)
+    np.testing.assert_allclose(step.stats.update_rms, 0.01, rtol=1e-3)
+    assert step.made and tuple(step.stats) == step.state[2:]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -139,11 +139,11 @@ def test_the_size_of_the_parameters(name):
     start, gradient = toy()
     params, optimizer = jax.tree.map(jnp.float32, start), make_optimizer(CONFIGS[name])
     grads = gradient(params, 0, jnp)
-    made = jax.jit(optimizer.descend)(grads, optimizer.init(params), params, True)
+    step = jax.jit(optimizer.descend)(grads, optimizer.init(params), params, True)
     packed = CONFIGS[name].agc or CONFIGS[name].weight_decay
-    tensors = jax.tree.leaves(params if packed else made.params)
+    tensors = jax.tree.leaves(params if packed else step.params)
     weights = np.concatenate([np.ravel(x) for x in tensors]).astype(np.float64)
-    np.testing.assert_allclose(made.stats.param_rms, np.sqrt((weights**2).mean()), rtol=1e-6)
+    np.testing.assert_allclose(step.stats.param_rms, np.sqrt((weights**2).mean()), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -159,13 +159,13 @@ def test_a_step_that_may_not_be_made_leaves_every_bit(name, why):
     bad = jax.tree.map(jnp.copy, grads)
     if why == "gradient":
         bad["conv"]["kernel"] = bad["conv"]["kernel"].at[0, 0, 0, 0].set(jnp.inf)
-    made = descend(bad, before.state, before.params, why == "gradient")
-    assert not made.finite and np.isfinite(made.stats.grad_norm) == (why == "loss")
-    assert np.isnan(made.stats.update_rms) and made.state.count == 1
-    for a, b in zip(jax.tree.leaves(made[:2]), jax.tree.leaves(before[:2]), strict=True):
+    step = descend(bad, before.state, before.params, why == "gradient")
+    assert not step.made and np.isfinite(step.stats.grad_norm) == (why == "loss")
+    assert np.isnan(step.stats.update_rms) and step.state.count == 1
+    for a, b in zip(jax.tree.leaves(step[:2]), jax.tree.leaves(before[:2]), strict=True):
         np.testing.assert_array_equal(np.asarray(a).tobytes(), np.asarray(b).tobytes())
-    again, straight = (descend(grads, x.state, x.params, True) for x in (made, before))
-    assert again.finite and int(again.state.inner.count) == 2
+    again, straight = (descend(grads, x.state, x.params, True) for x in (step, before))
+    assert again.made and int(again.state.inner.count) == 2
     jax.tree.map(np.testing.assert_array_equal, again[:2], straight[:2])
 
 
@@ -174,9 +174,9 @@ def test_no_gradient_is_no_step(agc_min):
     params = jax.tree.map(jnp.float32, toy()[0])
     optimizer = make_optimizer(OptConfig(lr=0.01, warmup=0, agc_min=agc_min))
     grads = jax.tree.map(jnp.zeros_like, params)
-    made = jax.jit(optimizer.descend)(grads, optimizer.init(params), params, True)
-    assert made.finite and made.state.count == 1
-    jax.tree.map(np.testing.assert_array_equal, made.params, params)
+    step = jax.jit(optimizer.descend)(grads, optimizer.init(params), params, True)
+    assert step.made and step.state.count == 1
+    jax.tree.map(np.testing.assert_array_equal, step.params, params)
 
 
 def test_clipping_is_by_tensor():
@@ -189,8 +189,8 @@ def test_clipping_is_by_tensor():
         "c": {"kernel": jnp.ones(4) / 10},
     }
     optimizer = make_optimizer(config)
-    made = jax.jit(optimizer.descend)(grads, optimizer.init(params), params, True)
-    norms = {k: 1e3 * float(jnp.linalg.norm(made.params[k]["kernel"] - params[k]["kernel"])) for k in params}
+    step = jax.jit(optimizer.descend)(grads, optimizer.init(params), params, True)
+    norms = {k: 1e3 * float(jnp.linalg.norm(step.params[k]["kernel"] - params[k]["kernel"])) for k in params}
     # 0.3 |p|, 0.3 times the smallest norm, untouched
     np.testing.assert_allclose([norms["a"], norms["b"], norms["c"]], [0.9, 3e-4, 0.2], rtol=1e-3)
 

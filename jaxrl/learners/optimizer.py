@@ -5,7 +5,7 @@ as many kernels per operation and per norm would cost more to compile and to lau
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,13 @@ class LaPropState(NamedTuple):
     momentum: jax.Array  # first moments of the normalised gradient, f32, packed
 
 
+Moments = LaPropState | optax.ScaleByAdamState
+
+
 class OptState(NamedTuple):
     count: jax.Array  # [] i32, updates so far
-    inner: LaPropState | optax.ScaleByAdamState  # on the packed matrix
-    grad_norm: jax.Array  # [] f32, these four as in Stats, of the newest update that was made
+    inner: Moments
+    grad_norm: jax.Array  # [] f32, these four are the Stats of the newest step: checkpoints have them
     grad_rms: jax.Array
     update_rms: jax.Array
     param_rms: jax.Array
@@ -47,7 +50,7 @@ class Descent(NamedTuple):
 
     params: Params
     state: OptState
-    finite: jax.Array  # [] bool; if not, params and state are as they were
+    made: jax.Array  # [] bool, whether there was a step; if not, params and state are as they were
     stats: Stats
 
 
@@ -55,15 +58,16 @@ class Optimizer(NamedTuple):
     """Descends. Whether it may is decided inside, where it costs no pass over the state to hold still."""
 
     init: Callable[[Params], OptState]
-    # (gradients, state, params, proceed [] bool) -> Descent; no step if the gradients are not finite either
+    # (gradients, state, params, proceed [] bool) -> Descent; no step if gradients are not finite, either
     descend: Callable[[Params, OptState, Params, jax.Array], Descent]
 
 
 class Scale(NamedTuple):
-    """Makes directions of gradients."""
+    """Makes directions of gradients; all are packed."""
 
-    init: Callable[[jax.Array], Any]  # packed matrix -> state
-    scale: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, Any]]  # (gradients, state, finite)
+    init: Callable[[jax.Array], Moments]
+    # (gradients, moments, made [] bool) -> (direction, moments); if not made, gradients are 0
+    scale: Callable[[jax.Array, Moments, jax.Array], tuple[jax.Array, Moments]]
 
 
 class Packing:
@@ -131,12 +135,12 @@ def laprop(config: OptConfig) -> Scale:
     def init(matrix):
         return LaPropState(jnp.zeros((), jnp.int32), jnp.zeros_like(matrix), jnp.zeros_like(matrix))
 
-    def scale(g, state, finite):
+    def scale(g, state, made):
         t = (state.count + 1).astype(jnp.float32)
-        v = averaged(state.rms, jnp.square(g), config.beta2, finite)
+        v = averaged(state.rms, jnp.square(g), config.beta2, made)
         u = g / (jnp.sqrt(v / (1 - config.beta2**t)) + config.eps)
-        m = averaged(state.momentum, u, config.beta1, finite)
-        return m / (1 - config.beta1**t), LaPropState(state.count + finite, v, m)
+        m = averaged(state.momentum, u, config.beta1, made)
+        return m / (1 - config.beta1**t), LaPropState(state.count + made, v, m)
 
     return Scale(init, scale)
 
@@ -154,19 +158,19 @@ def adam(config: OptConfig) -> Scale:
         zeros = jnp.zeros_like(matrix), jnp.zeros_like(matrix)
         return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), *zeros)
 
-    def scale(g, state, finite):
+    def scale(g, state, made):
         t = (state.count + 1).astype(jnp.float32)
-        m = averaged(state.mu, g, config.beta1, finite)
-        v = averaged(state.nu, jnp.square(g), config.beta2, finite)
+        m = averaged(state.mu, g, config.beta1, made)
+        v = averaged(state.nu, jnp.square(g), config.beta2, made)
         direction = m / (1 - config.beta1**t) / (jnp.sqrt(v / (1 - config.beta2**t)) + config.eps)
-        return direction, optax.ScaleByAdamState(state.count + finite, m, v)
+        return direction, optax.ScaleByAdamState(state.count + made, m, v)
 
     return Scale(init, scale)
 
 
-def averaged(mean: jax.Array, new: jax.Array, beta: float, finite: jax.Array) -> jax.Array:
-    """mean β + new (1 - β), or the mean as it is if not `finite`; then `new` is 0."""
-    return jnp.where(finite, beta, 1) * mean + (1 - beta) * new
+def averaged(mean: jax.Array, new: jax.Array, beta: float, made: jax.Array) -> jax.Array:
+    """mean β + new (1 - β), or the mean as it is if not `made`; then `new` is 0."""
+    return jnp.where(made, beta, 1) * mean + (1 - beta) * new
 
 
 def learning_rate(config: OptConfig) -> optax.Schedule:
@@ -194,36 +198,37 @@ def make_optimizer(config: OptConfig) -> Optimizer:
     def descend(grads, state, params, proceed):
         packing = Packing(params)
         grads = packing.pack(grads)
-        packed, weights = config.agc or config.weight_decay, packing.pack(params)  # else nothing uses them
+        weights = packing.pack(params)  # which clipping by tensor and decay use
         # Of each tensor where clipping asks for it, else of all together, which is less work.
         squares = packing.squares if config.agc else sum_of_squares
         grad_squares = squares(grads)
         norm = jnp.sqrt(grad_squares.sum())
-        finite = proceed & jnp.isfinite(norm)
+        made = proceed & jnp.isfinite(norm)
         if config.agc:
             factors = clip_by_tensor(grad_squares, squares(weights), config.agc, config.agc_min)
             grads = grads * packing.by_row(factors)
         if config.clip:
             left = jnp.sqrt(sum_of_squares(grads)) if config.agc else norm
             grads = grads * jnp.minimum(1, config.clip / jnp.maximum(left, 1e-20))
-        direction, inner = scale.scale(jnp.where(finite, grads, 0), state.inner, finite)
+        direction, inner = scale.scale(jnp.where(made, grads, 0), state.inner, made)
         if config.weight_decay:
             decayed = packing.by_row(jnp.asarray(kernels(params), jnp.float32))
             direction = direction + config.weight_decay * decayed * weights
-        lr = jnp.where(finite, rate(state.count), 0)
+        lr = jnp.where(made, rate(state.count), 0)
         moved = jax.tree.map(lambda p, d: p - lr * d, params, packing.unpack(direction))
         # Where parameters are packed, their norm is that before: after, it would be a kernel for each tensor
         # on a GPU. Elsewhere it is that after: before, XLA:CPU would keep a copy of them.
+        packed = config.agc > 0 or config.weight_decay > 0
         size = squares(weights).sum() if packed else sum(map(sum_of_squares, jax.tree.leaves(moved)))
         stats = Stats(
             grad_norm=norm,
             grad_rms=packing.rms(norm),
             # Of the direction: for the step itself XLA would write another array.
-            update_rms=jnp.where(finite, lr * packing.rms(jnp.sqrt(sum_of_squares(direction))), jnp.nan),
+            update_rms=jnp.where(made, lr * packing.rms(jnp.sqrt(sum_of_squares(direction))), jnp.nan),
             param_rms=packing.rms(jnp.sqrt(size)),
         )
-        kept = [jnp.where(finite, a, b) for a, b in zip(stats, state[2:], strict=True)]
-        return Descent(moved, OptState(state.count + finite, inner, *kept), finite, stats)
+        kept = [jnp.where(made, a, b) for a, b in zip(stats, state[2:], strict=True)]
+        return Descent(moved, OptState(state.count + made, inner, *kept), made, stats)
 
     return Optimizer(init, descend)
 

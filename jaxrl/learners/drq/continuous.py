@@ -153,19 +153,19 @@ class DrqV2:
             return drq.saturation * jnp.square(excess).sum(-1).mean() - q.mean()
 
         loss, actor_grads = jax.value_and_grad(actor_loss)(params["actor"])
-        proceed = ahead.finite & jnp.isfinite(loss)
+        proceed = ahead.made & jnp.isfinite(loss)
         actor = self.optimizer.descend(actor_grads, state.opt["actor"], params["actor"], proceed)
         # Once more, as it is known now whether the actor's step is made, too: of the first time XLA makes
         # only the parameters, and to keep both and choose would be more passes over the state than this.
-        critic = descend(actor.finite)
-        both = critic.params
+        critic = descend(actor.made)
+        moved = critic.params
         return Learned(
             state=DrqState(
-                params=both | {"actor": actor.params},
-                slow=shared.polyak(state.slow, {"critic": both["critic"]}, drq.tau, critic.finite),
+                params=moved | {"actor": actor.params},
+                slow=shared.polyak(state.slow, {"critic": moved["critic"]}, drq.tau, critic.made),
                 opt={"critic": critic.state, "actor": actor.state},
             ),
-            finite=actor.finite,
+            finite=actor.made,
             losses={"critic": critic_loss, "actor": loss},
             grads=grads | {"actor": actor_grads},
             stats=critic.stats,

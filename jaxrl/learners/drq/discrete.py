@@ -126,14 +126,14 @@ class DrqEps:
         target = jax.lax.stop_gradient(batch.reward + batch.discount * best)
         obs = shared.augmented(batch.obs, key_obs, drq)
         (loss, q), grads = jax.value_and_grad(self.loss, has_aux=True)(params, obs, batch.action, target)
-        made = self.optimizer.descend(grads, state.opt["critic"], params, jnp.isfinite(loss))
-        slow = shared.polyak(state.slow, made.params, drq.tau, made.finite)
+        critic = self.optimizer.descend(grads, state.opt["critic"], params, jnp.isfinite(loss))
+        slow = shared.polyak(state.slow, critic.params, drq.tau, critic.made)
         return Learned(
-            state=state.replace(params=made.params, slow=slow, opt={"critic": made.state}),
-            finite=made.finite,
+            state=state.replace(params=critic.params, slow=slow, opt={"critic": critic.state}),
+            finite=critic.made,
             losses={"critic": loss},
             grads=grads,
-            stats=made.stats,
+            stats=critic.stats,
             scalars={"q": q.mean(), "target": target.mean()},
             noise=self.noise(batch.agent_steps),
         )
